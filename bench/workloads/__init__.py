@@ -1,0 +1,1 @@
+"""What is measured, one workload a file: each turns a slot of the schedule into readings."""

@@ -1,0 +1,1 @@
+"""Other runtimes behind the contract of `isolation.api`, one small file each."""
