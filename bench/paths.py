@@ -12,6 +12,12 @@ RUNS = Path("runs")
 """Default parent of run folders, below the working directory."""
 
 
+_GENERATED = (
+    ".venv", "tare_bench.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
+    ".benchmarks", ".hypothesis", ".nox",
+)  # fmt: skip
+
+
 def invoking_user() -> tuple[int, int] | None:
     """(uid, gid) of who called sudo, where we are root because of it; else None."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
@@ -40,7 +46,7 @@ def hand_back(*paths: str | os.PathLike[str]) -> None:
     """
     if (user := invoking_user()) is None:
         return
-    for path in map(os.fspath, paths):
+    for path in paths:
         if not os.path.lexists(path):
             continue
         parent, name = os.path.split(os.path.abspath(path))
@@ -52,6 +58,13 @@ def hand_back(*paths: str | os.PathLike[str]) -> None:
         for _, folders, files, fd in os.fwalk(path, follow_symlinks=False):
             for entry in (*folders, *files):
                 _give(entry, fd, user)
+
+
+def hand_back_generated() -> None:
+    """Give back what tools write into a checkout: the environment, caches, compiled modules."""
+    if invoking_user() is None:
+        return
+    hand_back(*(CHECKOUT / name for name in _GENERATED), *CHECKOUT.glob("[a-z]*/**/__pycache__"))
 
 
 def _give(name: str, directory: int, user: tuple[int, int]) -> None:
