@@ -99,6 +99,13 @@ def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> tuple[str, 
     return chosen
 
 
+def _split(cell: str) -> tuple[str, str]:
+    workload, slash, backend = cell.partition("/")
+    if not slash:
+        raise PlanError(f"--cell {cell!r}: write WORKLOAD/BACKEND")
+    return workload, backend
+
+
 def make_plan(
     *,
     seed: int,
@@ -107,21 +114,26 @@ def make_plan(
     default_backends: Iterable[str],
     backends: Iterable[str] = (),
     workloads: Iterable[str] = (),
+    only: Iterable[str] = (),
     blocks: int | None = None,
     settle_s: float = 0.01,
     timeout_s: float = 60.0,
     memory_bytes: int = 256 << 20,
     pids: int = 512,
 ) -> Plan:
-    """Expand a user's choice into a plan.
+    """Expand a user's choice into a plan. `only` keeps just the named `workload/backend` cells.
 
     Raises PlanError for an unknown name (with the nearest ones) or a number that makes no sense.
     """
     if blocks is not None and blocks < 1:
         raise PlanError(f"--blocks {blocks}: at least one block is needed")
+    wanted = {_split(cell) for cell in only}
     named = _known("backend", backends, known_backends)
     chosen_backends = named or tuple(default_backends)
     chosen_workloads = _known("workload", workloads, PACES[depth]) or tuple(PACES[depth])
+    if wanted:
+        chosen_backends = _known("backend", (backend for _, backend in sorted(wanted)), known_backends)
+        chosen_workloads = _known("workload", (workload for workload, _ in sorted(wanted)), PACES[depth])
     paces = tuple(
         (name, Pace(blocks=blocks or pace.blocks, repeats=pace.repeats))
         for name, pace in PACES[depth].items()
@@ -132,4 +144,21 @@ def make_plan(
         cells += [Cell(name, backend) for backend in chosen_backends]
         if CONTROLLED in chosen_backends:
             cells += [Cell(name, CONTROLLED, "twin"), Cell(name, CONTROLLED, "control")]
+    if wanted:
+        cells = [cell for cell in cells if (cell.workload, cell.backend) in wanted]
     return Plan(seed, depth, tuple(cells), paces, settle_s, timeout_s, memory_bytes, pids, named)
+
+
+def plan_from_mapping(stored: Mapping[str, Any]) -> Plan:
+    """The plan as a manifest keeps it (`Plan.as_mapping` through JSON). Raises PlanError where it does not fit."""
+    try:
+        return Plan(
+            **{
+                **stored,
+                "cells": tuple(Cell(**cell) for cell in stored["cells"]),
+                "paces": tuple((name, Pace(**pace)) for name, pace in stored["paces"]),
+                "named_backends": tuple(stored["named_backends"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"the stored plan is not one of this version's: {error!r}") from error
