@@ -1,0 +1,236 @@
+"""Tables of the page that stand beside no chart: overview, verdicts, cells, parity, environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from reports.parts import by_backend
+from reports.units import NONE, duration_text, interval_text, percent, plain, scale_for, value_text, with_interval
+from reports.view import backend_label, cells_of, figure, lane_groups, lane_title, rank, remark, samples, troubles
+from results.analysis import Analysis, Cell, Comparison
+from results.schema import REGISTRY, BackendRecord
+
+OVERVIEW = (
+    ("startup", "ready", "start, to first byte"),
+    ("startup", "gone", "exit, until all is gone"),
+    ("memory", "cgroup", "memory, by cgroup"),
+    ("memory", "pss", "memory, by PSS"),
+    ("syscalls", "getppid", "null system call"),
+    ("syscalls", "fork_exit", "fork and exit"),
+    ("syscalls", "page_fault_cold", "cold page fault"),
+    ("storage", "randread_4k_direct", "4 KiB random reads"),
+    ("storage", "write_1m_direct", "1 MiB writes"),
+)
+"""What the overview shows: a figure or two of each workload, direct storage only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Banner:
+    """A lane that is no measurement at native speed, and who ran in it."""
+
+    title: str
+    backends: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewLane:
+    title: str
+    words: str
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    """(backend, ((value, interval or reason), ...))."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    workload: str
+    metric: str
+    backend: str
+    baseline: str
+    lane: str
+    blocks: int
+    effect: str
+    difference: str
+    verdict: str
+    """faster, slower, equivalent, inconclusive, or empty."""
+    why_none: str
+    p: str
+    detectable: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellRow:
+    metric: str
+    backend: str
+    role: str
+    lane: str
+    profile: str
+    counts: str
+    figure: str
+    remark: str
+    fine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CellGroup:
+    workload: str
+    total: int
+    troubled: int
+    rows: tuple[CellRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRow:
+    name: str
+    values: tuple[str, ...]
+    differs: bool
+
+
+def overview(analysis: Analysis) -> tuple[tuple[str, ...], tuple[OverviewLane, ...]]:
+    """Column titles, and for each lane the backends with their key figures. Lanes never share a line."""
+    wanted = [item for item in OVERVIEW if cells_of(analysis, item[0], (item[1],))]
+    cells = [cell for workload, metric, _ in wanted for cell in cells_of(analysis, workload, (metric,))]
+    lanes = []
+    for group in lane_groups(cells):
+        named = sorted(by_backend(group.cells), key=lambda item: rank(analysis, item[1][0].key.backend))
+        rows = tuple((label, tuple(_overview_entry(found, w, m) for w, m, _ in wanted)) for label, found in named)
+        lanes.append(OverviewLane(group.title, group.words, rows))
+    return tuple(title for _, _, title in wanted), tuple(lanes)
+
+
+def _overview_entry(cells: Sequence[Cell], workload: str, metric: str) -> tuple[str, str]:
+    for cell in cells:
+        if (cell.key.workload, cell.key.metric) == (workload, metric):
+            if cell.median is None:
+                return NONE, figure(cell)
+            return value_text(cell.median, cell.metric.unit), interval_text(cell.interval, cell.metric.unit, cell.median)
+    return NONE, ""
+
+
+def verdicts(analysis: Analysis) -> tuple[VerdictRow, ...]:
+    """Every comparison, in the registry's order."""
+    order = {name: index for index, name in enumerate(REGISTRY)}
+    found = sorted(
+        analysis.comparisons,
+        key=lambda c: (order.get((c.key.workload, c.key.metric), len(order)), c.family, rank(analysis, c.key.backend)),
+    )
+    return tuple(_verdict_row(comparison) for comparison in found)
+
+
+def _verdict_row(comparison: Comparison) -> VerdictRow:
+    unit = comparison.metric.unit
+    lane, baseline_lane = comparison.key.lane, comparison.baseline.lane
+    p_values = [
+        f"{name} {value:.2g}"
+        for name, value in (("difference", comparison.p_difference), ("equivalence", comparison.p_equivalence))
+        if value is not None
+    ]
+    return VerdictRow(
+        workload=comparison.key.workload,
+        metric=comparison.key.metric,
+        backend=backend_label(comparison.key),
+        baseline=backend_label(comparison.baseline),
+        lane=lane if lane == baseline_lane else f"{lane} over {baseline_lane}",
+        blocks=comparison.blocks,
+        effect=with_interval(comparison.ratio, comparison.interval, "ratio"),
+        difference=with_interval(comparison.difference, comparison.difference_interval, unit),
+        verdict=comparison.verdict or "",
+        why_none=comparison.note,
+        p=", ".join(p_values) or NONE,
+        detectable=percent(comparison.detectable),
+    )
+
+
+def cell_groups(analysis: Analysis) -> tuple[CellGroup, ...]:
+    """Every cell, workload by workload; nothing dropped."""
+    order = {name: index for index, name in enumerate(REGISTRY)}
+    groups: dict[str, list[Cell]] = {}
+    for cell in sorted(
+        analysis.cells,
+        key=lambda c: (order.get((c.key.workload, c.key.metric), len(order)), rank(analysis, c.key.backend), c.key.role),
+    ):
+        groups.setdefault(cell.key.workload, []).append(cell)
+    return tuple(
+        CellGroup(workload, len(cells), sum(troubles(cell) > 0 for cell in cells), tuple(map(_cell_row, cells)))
+        for workload, cells in groups.items()
+    )
+
+
+def _cell_row(cell: Cell) -> CellRow:
+    return CellRow(
+        metric=cell.key.metric,
+        backend=backend_label(cell.key),
+        role=cell.key.role,
+        lane=cell.key.lane,
+        profile=cell.key.profile,
+        counts=", ".join(f"{number} {status}" for status, number in cell.counts) or "no samples",
+        figure=with_interval(cell.median, cell.interval, cell.metric.unit),
+        remark=remark(cell),
+        fine=troubles(cell) == 0 and samples(cell) > 0,
+    )
+
+
+def parity(records: Sequence[BackendRecord]) -> tuple[ParityRow, ...]:
+    """One row for each fact that any backend reported, in the order in which they first appear."""
+    flat = [flatten(record.parity) for record in records]
+    names = dict.fromkeys(name for facts in flat for name in facts)
+    rows = []
+    for name in names:
+        values = tuple(facts.get(name, NONE) for facts in flat)
+        rows.append(ParityRow(name, values, len(set(values)) > 1))
+    return tuple(rows)
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested facts as `name.inner` -> text; long lists by their number of entries (the raw facts stand beside)."""
+    flat: dict[str, str] = {}
+    for key, value in facts.items():
+        name = plain(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = fact_text(name, value)
+    return flat
+
+
+def fact_text(name: str, value: Any) -> str:
+    """One fact for a person."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and name.endswith("_bytes"):
+        return scale_for("bytes", value).text(value)
+    if isinstance(value, list | tuple):
+        simple = all(isinstance(item, str | int | float) for item in value)
+        text = ", ".join(map(str, value))
+        return plain(text) if simple and len(text) <= 120 else f"{len(value)} entries"
+    return plain(str(value))
+
+
+def raw(facts: Mapping[str, Any]) -> str:
+    """The facts as they are stored."""
+    return json.dumps(facts, indent=1, sort_keys=True, default=str)
+
+
+def duration(started: str, finished: str | None) -> str:
+    """How long the run took; a dash where its end is not known."""
+    if finished is None:
+        return NONE
+    try:
+        return duration_text((datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds())
+    except (TypeError, ValueError):  # a manifest written by hand, or one time with and one without a zone
+        return NONE
+
+
+def banners(analysis: Analysis) -> tuple[Banner, ...]:
+    """One for every lane in this run whose figures may not be set against native ones."""
+    return tuple(
+        Banner(lane_title(group.key), ", ".join(label for label, _ in by_backend(group.cells)), group.words)
+        for group in lane_groups(analysis.cells)
+        if group.words
+    )
