@@ -134,16 +134,15 @@ class Server:
         log_start = _size(spec.log)
         gc.disable()
         try:
-            instance = backend.start(spec)
-            alive = _Alive(instance, spec, accounting)
-            t1_ns = self._first_byte(alive, log_start)
+            with accounting.inside() if accounting else contextlib.nullcontext():
+                instance = backend.start(spec)
+                alive = _Alive(instance, spec, accounting)
+                t1_ns = self._first_byte(alive, log_start)
         except IsolationError:
             if accounting:
                 accounting.end()
             raise
         finally:
-            if accounting:
-                accounting.leave()
             gc.enable()
         self._alive[spec.instance] = alive
         launched = Launched(

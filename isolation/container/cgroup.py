@@ -299,12 +299,25 @@ def remove_tree(path: str, hierarchy: Hierarchy | None = None) -> None:
     if not name or os.path.basename(parent) != PARENT:
         raise ValueError(f"{path} is no run's group")
     for tree in (hierarchy or detect()).trees:
-        for directory in _directories(path, (tree,), tree.controllers):
-            if os.path.isdir(directory.path):
-                for group in (*_below_first(directory.path), directory.path):
-                    type(directory)(group, directory.controllers).kill()
-                _remove((directory,))
-                _remove_empty_parent(tree, parent)
+        if _remove_whole(path, tree):
+            _remove_empty_parent(tree, parent)
+
+
+def remove_subtree(path: str) -> None:
+    """Remove one instance's group from every tree, with all below it. Raises IsolationError (`leak`)."""
+    for tree in detect().trees:
+        _remove_whole(path, tree)
+
+
+def _remove_whole(path: str, tree: Tree) -> bool:
+    """Kill what runs in a group or below it, then remove it; False where the tree has no such group."""
+    (directory,) = _directories(path, (tree,), tree.controllers)
+    if not os.path.isdir(directory.path):
+        return False
+    for group in (*_below_first(directory.path), directory.path):
+        type(directory)(group, directory.controllers).kill()
+    _remove((directory,))
+    return True
 
 
 def _below_first(path: str) -> Iterator[str]:
