@@ -179,7 +179,7 @@ def _nothing_starts() -> Iterator[None]:
 
 
 def _autostarts() -> frozenset[Path]:
-    """What systemd and the rc scripts would start at boot. policy-rc.d has no say in that: fio enables a server."""
+    """What systemd and the rc scripts would start at boot. policy-rc.d has no say in that."""
     etc = Path("/etc")
     return frozenset(
         link

@@ -146,9 +146,8 @@ def _whole(purpose: Purpose) -> int:
             if purpose == "lint":
                 return 0
             # Only now there is a Python with all that the images are made with.
-            return subprocess.run(
-                [str(PYTHON), "-m", "bench.provision", "images"], cwd=CHECKOUT, check=False
-            ).returncode
+            command = [str(PYTHON), "-m", "bench.provision", "images"]
+            return subprocess.run(command, cwd=CHECKOUT, check=False).returncode
         finally:
             hand_back_generated()
 
@@ -158,11 +157,12 @@ def _images() -> int:
     from bench.paths import cache_folder
 
     cache = cache_folder()
+    top = cache if cache.parent.exists() else cache.parent
     try:
         assets = build(cache, locate(), say)
         remember(assets)
     finally:
-        hand_back(cache.parent, cache)
+        hand_back(top)
     return 0 if assets.payload and assets.rootfs else 2
 
 
