@@ -22,15 +22,33 @@ from reports.parts import (
     ratio_mark,
     ratio_table,
     shapes_of,
+    slug,
     thinned,
 )
-from reports.rows import Axis, Chart, Mark, Panel, Row
+from reports.rows import Axis, Chart, Mark, Panel, Row, extent
 from reports.units import percent, value_text, with_interval
-from reports.view import LaneGroup, backend_label, cells_of, family, figure, lane_groups, rank, virtualised, why_missing
+from reports.view import (
+    LaneGroup,
+    backend_label,
+    cells_of,
+    family,
+    figure,
+    lane_groups,
+    rank,
+    sentence,
+    virtualised,
+    why_missing,
+)
 from results.analysis import Analysis, Cell, Comparison
 from results.schema import BASELINE, COMPARABLE_LANES, STORAGE_CASES, SYSCALL_OPERATIONS, metrics_of
 
 _LEDGERS = {"cgroup": "memory cgroup", "pss": "sum of PSS", "available": "fall of MemAvailable"}
+
+_HALVES = {
+    "Calls": ("getppid", "read", "write", "stat", "open_close", "clock_gettime"),
+    "Processes and memory": ("pipe", "fork_exit", "page_fault_cold", "page_fault_backed", "mmap"),
+}
+"""The operations in two panels of like height."""
 
 
 def startup_data(analysis: Analysis) -> Chart:
@@ -50,8 +68,8 @@ def ending_data(analysis: Analysis) -> Chart:
         analysis,
         "startup-ending",
         "Time to exit, and until all is gone",
-        "From being told to quit to the exit seen, and from there until control group, mounts, links and domain are gone.",
-        {"exit": "to exit", "gone": "until gone"},
+        "From being told to quit to the exit seen, and from there until group, mounts, links and domain are gone.",
+        {"exit": "To exit", "gone": "Until gone"},
     )
 
 
@@ -63,7 +81,7 @@ def cost_data(analysis: Analysis) -> Chart:
         "Processor time, and the share of the tool",
         "Processor time is what the kernel charged to the instance's processes. The tool's own time is its command "
         "printing its version: an adapter pays it in every launch, warm library code does not.",
-        {"cpu": "processor time", "tool": "the tool alone"},
+        {"cpu": "Processor time", "tool": "The tool alone"},
     )
 
 
@@ -71,7 +89,7 @@ def _times(analysis: Analysis, key: str, title: str, reading: str, metrics: Mapp
     """Distributions of `startup` metrics: a panel for each metric and lane."""
     cells = cells_of(analysis, "startup", metrics)
     panels = [
-        panel(f"{key}-{metric}", words, group, Axis(words or "time to first byte", "ns"), rows)
+        panel(f"{key}-{metric}", words, group, Axis(words.lower() or "time to first byte", "ns"), rows)
         for group in lane_groups(cells)
         for metric, words in metrics.items()
         if (rows := [cell_row(cell, backend_label(cell.key)) for cell in group.cells if cell.key.metric == metric])
@@ -122,7 +140,9 @@ def residual_data(analysis: Analysis) -> Chart:
         "Right of zero: memory that an instance costs the host and its group does not show. Left of zero: charged to "
         f"the group, yet not missing on the host. {CLOUDS}{thinned(cells)}"
     )
-    return Chart("memory-residual", "What the cgroup does not see", reading, tuple(panels), ledger_table(analysis.ledgers))
+    return Chart(
+        "memory-residual", "What the cgroup does not see", reading, tuple(panels), ledger_table(analysis.ledgers)
+    )
 
 
 def _residual_row(analysis: Analysis, cell: Cell) -> Row:
@@ -146,58 +166,73 @@ def overhead_data(analysis: Analysis) -> Chart:
         ),
         key=lambda comparison: rank(analysis, comparison.key.backend),
     )
-    shapes = shapes_of(backend_label(c.key) for c in found if c.ratio is not None)
-    rows = [row for metric in metrics_of("syscalls") if (row := _overhead_row(analysis, metric.name, found, shapes))]
-    rows += _absent_rows(analysis)
-    axis = Axis("times the bare process", "ratio", reference=1.0)
-    panels = [Panel("syscalls-overhead-native", "against the bare process", "", axis, tuple(rows), legend_of(found, shapes))]
+    shapes = shapes_of(analysis, "syscalls")
+    halves = [
+        (title, rows)
+        for title, operations in _HALVES.items()
+        if (rows := [row for name in operations for row in _overhead_rows(analysis, name, found, shapes)])
+    ]
+    axis = Axis(
+        "times the bare process",
+        "ratio",
+        reference=1.0,
+        reach=tuple(v for _, rows in halves for r in rows for v in extent(r)),
+    )
+    legend = legend_of((c for c in found if c.ratio is not None), shapes)
+    panels = [
+        Panel(
+            f"syscalls-overhead-{slug(title.lower())}",
+            f"{title} · over the bare process",
+            "",
+            axis,
+            tuple(rows),
+            legend,
+        )
+        for title, rows in halves
+    ]
     reading = (
         "Each mark is the median over blocks of the ratio to the bare process in the same block, the line its 95 % "
         "interval. The vertical line is 1.0: no overhead. Inside the grey band a difference cannot be told from noise: "
         "so far apart were two identical copies in this run."
     )
-    return Chart("syscalls-overhead", "Overhead of system calls", reading, tuple(panels) if rows else (), ratio_table(found))
+    return Chart("syscalls-overhead", "Overhead of system calls", reading, tuple(panels), ratio_table(found))
 
 
-def _overhead_row(analysis: Analysis, metric: str, found: list[Comparison], shapes: dict[str, str]) -> Row | None:
-    marks = [ratio_mark(c, shapes[backend_label(c.key)]) for c in found if c.key.metric == metric and c.ratio is not None]
+def _overhead_rows(analysis: Analysis, metric: str, found: list[Comparison], shapes: dict[str, str]) -> list[Row]:
+    """One operation: a mark for each backend, and a row of its own for each that has no value."""
+    marks = tuple(
+        ratio_mark(c, shapes[backend_label(c.key)]) for c in found if c.key.metric == metric and c.ratio is not None
+    )
+    groups = lane_groups(cells_of(analysis, "syscalls", (metric,)))
+    absent = [cell for group in groups if not group.words for cell in group.cells if cell.median is None]
+    rows = [Row(f"{backend_label(cell.key)}: {metric}", text=why_missing(cell)) for cell in absent]
     if not marks:
-        return None
+        return rows
     floor = floor_of(analysis, "syscalls", metric)
     if floor is None or floor.floor is None:
-        return Row(metric, tuple(marks))
-    return Row(metric, tuple(marks), f"noise floor {percent(floor.floor)}", band=(1 / (1 + floor.floor), 1 + floor.floor))
-
-
-def _absent_rows(analysis: Analysis) -> list[Row]:
-    """Comparable cells without a value: a backend that has none at all in one row, else each operation."""
-    rows: list[Row] = []
-    for group in lane_groups(cells_of(analysis, "syscalls", SYSCALL_OPERATIONS)):
-        for label, cells in by_backend(group.cells if not group.words else ()):
-            absent = [cell for cell in cells if cell.median is None]
-            if len(absent) == len(cells):
-                rows.append(Row(label, text=why_missing(cells[0])))
-            else:
-                rows += [Row(f"{label}: {cell.key.metric}", text=why_missing(cell)) for cell in absent]
-    return rows
+        return [Row(metric, marks), *rows]
+    band = (1 / (1 + floor.floor), 1 + floor.floor)
+    return [Row(metric, marks, f"noise floor {percent(floor.floor)}", band=band), *rows]
 
 
 def latency_data(analysis: Analysis) -> Chart:
     """Time of one operation, by lane."""
     cells = cells_of(analysis, "syscalls", SYSCALL_OPERATIONS)
+    shapes = shapes_of(analysis, "syscalls")
     panels = []
     for group in lane_groups(cells):
         labels = [label for label, _ in by_backend(group.cells)]
-        shapes = shapes_of(labels)
         rows = [row for name in SYSCALL_OPERATIONS for row in _operation_rows(group, name, shapes)]
         legend = legend_of((cell for cell in group.cells if cell.median is not None), shapes) if len(labels) > 1 else ()
         words = "" if len(labels) > 1 else labels[0]
         panels.append(panel("syscalls-latency", words, group, Axis("time per operation", "ns"), rows, legend))
     reading = (
-        "Time of one operation on the host's clock: the slope over several loop counts, so that the cost of asking drops "
-        "out. Small dots are samples, the larger mark is the median over blocks with its 95 % interval."
+        "Time of one operation on the host's clock: the slope over several loop counts, so that the cost of asking "
+        "drops out. Small dots are samples, the larger mark is the median over blocks with its 95 % interval."
     )
-    return Chart("syscalls-latency", "Time of one operation", reading + thinned(cells), tuple(panels), cell_table(cells))
+    return Chart(
+        "syscalls-latency", "Time of one operation", reading + thinned(cells), tuple(panels), cell_table(cells)
+    )
 
 
 def _operation_rows(group: LaneGroup, metric: str, shapes: dict[str, str]) -> list[Row]:
@@ -205,7 +240,7 @@ def _operation_rows(group: LaneGroup, metric: str, shapes: dict[str, str]) -> li
     present = [cell for cell in found if cell.median is not None]
     marks = tuple(cell_mark(c, family(c.key.backend), shapes[backend_label(c.key)], 200) for c in present)
     rows = [Row(metric, marks, figure(present[0]) if len(present) == 1 else "")] if marks else []
-    alone = len(shapes) == 1
+    alone = len(by_backend(group.cells)) == 1
     absent = [cell for cell in found if cell.median is None]
     return rows + [
         Row(metric if alone else f"{backend_label(cell.key)}: {metric}", text=why_missing(cell)) for cell in absent
@@ -225,7 +260,9 @@ def buffered_data(analysis: Analysis) -> Chart:
 
 def _storage(analysis: Analysis, mode: str, title: str, words: str) -> Chart:
     names = {f"{case}_{mode}" for case in STORAGE_CASES}
-    metrics = {metric.name: metric.meaning.split(",")[0] for metric in metrics_of("storage") if metric.name in names}
+    metrics = {
+        metric.name: sentence(metric.meaning.split(",")[0]) for metric in metrics_of("storage") if metric.name in names
+    }
     cells = cells_of(analysis, "storage", metrics)
     axis = Axis("throughput, more is better", "bytes/s", log=False)
     panels = [

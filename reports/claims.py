@@ -45,7 +45,8 @@ _TEXTS = {
     "C2": "A container is a group of host processes that the host's ps shows; a virtual machine is opaque.",
     "C3": "Namespaces decide what a process sees.",
     "C4": "Control groups meter and limit processor, memory, I/O and devices, in a hierarchy.",
-    "C5": "The first process of a PID namespace is PID 1: it adopts orphans, ignores signals it does not handle, and takes the namespace down with it.",
+    "C5": "The first process of a PID namespace is PID 1: it adopts orphans, ignores signals it does not handle, "
+    "and takes the namespace down with it.",
     "C6": "Root in a user namespace is not root outside.",
     "C7": "A root filesystem is swapped by chroot or, safely, by pivot_root; chroot alone can be escaped.",
     "C8": "Copy-on-write storage is why containers start fast and stay small.",
@@ -59,7 +60,7 @@ _TEXTS = {
 }
 
 
-def _not_measured(analysis: Analysis) -> Finding:
+def _not_measured(_: Analysis) -> Finding:
     return Finding("cannot be told here", NOT_MEASURED)
 
 
@@ -71,13 +72,19 @@ def _fact(record: BackendRecord, name: str) -> Any:
     return next((value[name] for value in nested if name in value), None)
 
 
+def _host_fact(analysis: Analysis, name: str) -> Any:
+    """What the bare process read, which shares everything with the host; else what the manifest says of the host."""
+    seen = (_fact(r, name) for r in analysis.manifest.backends if r.backend == BASELINE)
+    return next((fact for fact in seen if fact is not None), analysis.manifest.host.get(name))
+
+
 def _records(analysis: Analysis, *families: str) -> list[BackendRecord]:
     return [r for r in analysis.manifest.backends if r.available and family(r.backend) in families]
 
 
 def _kernels(analysis: Analysis) -> Finding:
     """C1: boot ids are compared, since two kernels may bear one name."""
-    host = next((_fact(r, "boot_id") for r in analysis.manifest.backends if r.backend == BASELINE), None)
+    host = _host_fact(analysis, "boot_id")
     seen = {r.backend: _fact(r, "boot_id") for r in _records(analysis, "container", "runtime")}
     containers = {name: boot for name, boot in seen.items() if boot}
     machines = {r.backend: _fact(r, "boot_id") for r in _records(analysis, "vm") if _fact(r, "boot_id")}
@@ -98,36 +105,41 @@ def _kernels(analysis: Analysis) -> Finding:
 
 def _namespaces(analysis: Analysis) -> Finding:
     """C3: namespaces that differ are shown, but what they hide was not probed."""
-    host = next((_fact(r, "namespaces") for r in analysis.manifest.backends if r.backend == BASELINE), None)
+    host = _host_fact(analysis, "namespaces")
     parts = []
     for record in _records(analysis, "container", "runtime"):
         inside = _fact(record, "namespaces")
         if isinstance(host, Mapping) and isinstance(inside, Mapping):
             own = sorted(str(kind) for kind, inode in inside.items() if inode is not None and inode != host.get(kind))
-            parts.append(f"{record.backend} had its own {_and(own)}" if own else f"{record.backend} had none of its own")
+            parts.append(
+                f"{record.backend} had its own {_and(own)}" if own else f"{record.backend} had none of its own"
+            )
     if not parts:
         return _not_measured(analysis)
-    return Finding("cannot be told here", f"{'; '.join(parts)}. What each of them hides was not probed in this run.", "environment")
-
-
-def _limits(analysis: Analysis) -> Finding:
-    return Finding("cannot be told here", "Limits were set, see parity; whether they hold was not measured in this run.", "environment")
+    return Finding(
+        "cannot be told here", f"{'; '.join(parts)}. What each of them hides was not probed in this run.", "environment"
+    )
 
 
 def _alike(analysis: Analysis) -> Finding:
     """C10: equivalence must have been shown, pair by pair; a missing difference is no evidence."""
     pairs = [c for c in analysis.comparisons if _between_runtimes(c)]
     if not pairs:
-        return Finding("cannot be told here", "Runtimes were compared with the bare process, not with each other, in this run.")
+        return Finding(
+            "cannot be told here", "Runtimes were compared with the bare process, not with each other, in this run."
+        )
     different = [c for c in pairs if c.verdict in {"faster", "slower"}]
     equal = [c for c in pairs if c.verdict == "equivalent"]
-    counted = f"Of {len(pairs)} comparisons between runtimes, {len(equal)} showed equivalence and {len(different)} a difference"
+    counted = (
+        f"Of {len(pairs)} comparisons between runtimes, {len(equal)} showed equivalence, {len(different)} a difference"
+    )
     if different and equal:
         unlike = _and(list(dict.fromkeys(c.key.workload for c in different)))
         return Finding("depends", f"{counted} (in {unlike}).", "verdicts")
     if different:
         widest = max(different, key=lambda c: abs((c.ratio or 1) - 1))
-        words = f"{backend_label(widest.key)} {widest.verdict} than {backend_label(widest.baseline)} in {widest.key.workload} {widest.key.metric}"
+        sides = f"{backend_label(widest.key)} was {widest.verdict} than {backend_label(widest.baseline)}"
+        words = f"{sides} in {widest.key.workload} {widest.key.metric}"
         return Finding("does not hold", f"{counted}; {words}.", "verdicts")
     if len(equal) == len(pairs):
         return Finding("holds", f"{counted}.", "verdicts")
@@ -136,16 +148,29 @@ def _alike(analysis: Analysis) -> Finding:
 
 def _between_runtimes(comparison: Comparison) -> bool:
     sides = {family(comparison.key.backend), family(comparison.baseline.backend)}
-    return comparison.key.role == "subject" and sides <= {"container", "runtime"} and comparison.key.backend != comparison.baseline.backend
+    return (
+        comparison.key.role == "subject"
+        and sides <= {"container", "runtime"}
+        and comparison.key.backend != comparison.baseline.backend
+    )
 
 
 def _slow_to_start(analysis: Analysis) -> Finding:
     """C12, on hardware virtualisation alone."""
-    cells = [c for c in cells_of(analysis, "startup", ("ready",)) if family(c.key.backend) == "vm" and c.median is not None]
+    cells = [
+        c for c in cells_of(analysis, "startup", ("ready",)) if family(c.key.backend) == "vm" and c.median is not None
+    ]
     fair = [cell for cell in cells if cell.key.lane in COMPARABLE_LANES]
     if not fair:
-        emulated = [f"{backend_label(c.key)} needed {with_interval(c.median, c.interval, 'ns')} in lane {c.key.lane}" for c in cells]
-        told = f"{_and(emulated)}, which says nothing about hardware virtualisation." if emulated else "No virtual machine ran."
+        emulated = [
+            f"{backend_label(c.key)} needed {with_interval(c.median, c.interval, 'ns')} in lane {c.key.lane}"
+            for c in cells
+        ]
+        told = (
+            f"{_and(emulated)}, which says nothing about hardware virtualisation."
+            if emulated
+            else "No virtual machine ran."
+        )
         return Finding("cannot be told here", told, "startup" if emulated else "")
     words = _and([f"{backend_label(c.key)} answered after {with_interval(c.median, c.interval, 'ns')}" for c in fair])
     evidence = f"{words}; the bound taken for slow is one second."
@@ -166,7 +191,6 @@ def _and(words: Any) -> str:
 _RULES: Mapping[str, Callable[[Analysis], Finding]] = {
     "C1": _kernels,
     "C3": _namespaces,
-    "C4": _limits,
     "C10": _alike,
     "C12": _slow_to_start,
 }

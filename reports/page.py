@@ -70,6 +70,7 @@ def render(analysis: Analysis, *, generated: str) -> str:
         generated=generated,
         style=Markup(style),  # noqa: S704 - our own file
         style_hash=_policy_hash(style),
+        started=tables.moment(manifest.started),
         duration=tables.duration(manifest.started, manifest.finished),
         state_words=_STATES.get(manifest.state, ""),
         banners=tables.banners(analysis),

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Sequence
 
 from reports.rows import MAX_POINTS, SHAPES, Axis, Mark, Panel, Row, Table, thin
 from reports.units import NONE, interval_text, percent, value_text, with_interval
-from reports.view import LaneGroup, backend_label, family, figure, quantile, remark, samples, why_missing
+from reports.view import (
+    LaneGroup,
+    backend_label,
+    cells_of,
+    family,
+    figure,
+    quantile,
+    rank,
+    remark,
+    samples,
+    sentence,
+    why_missing,
+)
 from results.analysis import Analysis, Cell, Comparison, Floor, Ledgers
 from results.schema import BASELINE, COMPARABLE_LANES
 
@@ -15,7 +27,7 @@ Legend = tuple[tuple[str, str, str], ...]
 
 
 def panel(key: str, words: str, group: LaneGroup, axis: Axis, rows: Iterable[Row], legend: Legend = ()) -> Panel:
-    title = f"{words} · {group.title}" if words else group.title
+    title = f"{words} · {group.title}" if words else sentence(group.title)
     return Panel(f"{key}-{slug(group.key)}", title, group.words, axis, tuple(rows), legend)
 
 
@@ -65,14 +77,16 @@ def floor_of(analysis: Analysis, workload: str, metric: str) -> Floor | None:
     return None
 
 
-def shapes_of(labels: Iterable[str]) -> dict[str, str]:
-    """A marker for each series, so that none depends on colour."""
-    return {label: SHAPES[index % len(SHAPES)] for index, label in enumerate(dict.fromkeys(labels))}
+def shapes_of(analysis: Analysis, workload: str) -> dict[str, str]:
+    """A marker for each series, so that none depends on colour; the same in every chart of the workload."""
+    cells = sorted(cells_of(analysis, workload), key=lambda cell: rank(analysis, cell.key.backend))
+    labels = dict.fromkeys(backend_label(cell.key) for cell in cells)
+    return {label: SHAPES[index % len(SHAPES)] for index, label in enumerate(labels)}
 
 
 def legend_of(found: Iterable[Cell | Comparison], shapes: dict[str, str]) -> Legend:
     names = dict.fromkeys((backend_label(item.key), item.key.backend) for item in found)
-    return tuple((family(backend), shapes[label], label) for label, backend in names if label in shapes)
+    return tuple((family(backend), shapes[label], label) for label, backend in names)
 
 
 def thinned(cells: Sequence[Cell]) -> str:
@@ -81,8 +95,8 @@ def thinned(cells: Sequence[Cell]) -> str:
     if most <= MAX_POINTS:
         return ""
     return (
-        f" A cell has up to {most:,} samples; {MAX_POINTS:,} of each are drawn, at equal steps through its sorted samples "
-        "with the smallest and the largest kept."
+        f" A cell has up to {most:,} samples; {MAX_POINTS:,} of each are drawn, at equal steps through its sorted "
+        "samples with the smallest and the largest kept."
     )
 
 

@@ -20,7 +20,7 @@ from reports.units import plain, scale_for
 MAX_POINTS = 1500
 """Samples of one mark that are drawn; beyond it, equal steps through the sorted samples, both ends kept."""
 
-WIDTH = 440
+WIDTH = 400
 _EDGE = 8
 _LABEL = 15
 _CLOUD = 20
@@ -31,7 +31,7 @@ _LADDERS: dict[str, tuple[float, tuple[tuple[int, ...], ...]]] = {
     "bytes": (1024.0, ((1,), (1, 32), (1, 8, 64), (1, 4, 16, 64, 256), tuple(2**k for k in range(10)))),
 }
 """Base and ever finer steps of logarithmic ticks, by unit; other units are as times."""
-SHAPES = "dosv^p<h>"
+SHAPES = "odsv^p<h>"
 """Shapes of marks that share a row, in order of their series."""
 
 
@@ -75,6 +75,8 @@ class Axis:
     log: bool = True
     reference: float | None = None
     """A line through all rows: 1.0 for a ratio, 0 for a difference."""
+    reach: tuple[float, ...] = ()
+    """Values that the axis must hold besides its own: those of a panel to be read beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ def draw(panel: Panel) -> str:
     bottom = top + sum(heights)
     canvas = Canvas.of(WIDTH, bottom + 38)
     scale = _Scale.of(panel)
+    _draw_bands(canvas, scale, panel.rows, heights, top)
     for at, label in scale.ticks():
         x = scale.x(at)
         canvas.line([(x, top), (x, bottom)], role="rule")
@@ -135,7 +138,7 @@ def draw(panel: Panel) -> str:
     _draw_legend(canvas, panel.legend)
     y = float(top)
     for row, height in zip(panel.rows, heights, strict=True):
-        _draw_row(canvas, scale, row, y, height)
+        _draw_row(canvas, scale, row, y)
         y += height
     return canvas.svg(key=panel.key, title=panel.title, description=describe(panel))
 
@@ -175,7 +178,7 @@ class _Scale:
 
     @classmethod
     def of(cls, panel: Panel) -> _Scale:
-        values = [value for row in panel.rows for value in _extent(row)]
+        values = [value for row in panel.rows for value in extent(row)] + list(panel.axis.reach)
         if panel.axis.reference is not None:
             values.append(panel.axis.reference)
         if panel.axis.log:
@@ -207,7 +210,9 @@ class _Scale:
     def _even_ticks(self) -> list[float]:
         factor = scale_for(self.axis.unit, max(abs(self.low), abs(self.high))).factor
         found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low / factor, self.high / factor)
-        return [value for value in (found * factor).tolist() if self.low <= value <= self.high]
+        return [
+            value for value in (float(round_value) * factor for round_value in found) if self.low <= value <= self.high
+        ]
 
     def _log_ticks(self) -> list[float]:
         base, ladder = _LADDERS.get(self.axis.unit, _LADDERS["ns"])
@@ -219,7 +224,8 @@ class _Scale:
         return self._even_ticks()
 
 
-def _extent(row: Row) -> list[float]:
+def extent(row: Row) -> list[float]:
+    """All values that an axis must reach to hold the row."""
     values = list(row.band or ())
     for mark in row.marks:
         values += [mark.value, *mark.points]
@@ -227,24 +233,30 @@ def _extent(row: Row) -> list[float]:
     return values
 
 
+def _draw_bands(canvas: Canvas, scale: _Scale, rows: Sequence[Row], heights: Sequence[float], top: float) -> None:
+    """Under everything else, so that the reference line crosses them."""
+    y = top
+    for row, height in zip(rows, heights, strict=True):
+        if row.band:
+            left, right = (scale.x(edge) for edge in row.band)
+            upper, lower = y + _LABEL - 1, y + height - 5
+            canvas.shape([(left, upper), (right, upper), (right, lower), (left, lower)], role="band")
+        y += height
+
+
 def _draw_legend(canvas: Canvas, legend: Sequence[tuple[str, str, str]]) -> None:
     x = float(_EDGE + 4)
     for role, shape, label in legend:
         _draw_shape(canvas, shape, x, 8, role)
         canvas.text(x + 8, 12, label, size=11)
-        x += 22 + 6.6 * len(label)
+        x += 24 + 6.9 * len(label)
 
 
-def _draw_row(canvas: Canvas, scale: _Scale, row: Row, y: float, height: float) -> None:
+def _draw_row(canvas: Canvas, scale: _Scale, row: Row, y: float) -> None:
     if row.heading:
         canvas.line([(0, y + 3), (WIDTH, y + 3)], role="rule")
         canvas.text(0, y + 19, plain(row.label, 40), bold=True, size=12)
         return
-    if row.band:
-        left, right = (scale.x(edge) for edge in row.band)
-        canvas.shape(
-            [(left, y + _LABEL - 2), (right, y + _LABEL - 2), (right, y + height - 5), (left, y + height - 5)], role="band"
-        )
     label = plain(row.label, 30)
     canvas.text(0, y + 11, label)
     if row.tag:

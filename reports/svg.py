@@ -45,7 +45,6 @@ _SVG = "http://www.w3.org/2000/svg"
 _NUMBER = re.compile(r"-?\d+\.\d+")
 # One unit of the canvas is one CSS pixel: matplotlib writes SVG at 72 dots an inch.
 _DOTS_PER_INCH = 72
-_SETTINGS = {"svg.fonttype": "none", "font.family": "DejaVu Sans"}
 
 ElementTree.register_namespace("", _SVG)
 
@@ -69,7 +68,15 @@ class Canvas:
         return cls(figure, width, height)
 
     def text(
-        self, x: float, y: float, words: str, *, role: str = "ink", size: float = 12, align: str = "left", bold: bool = False
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        role: str = "ink",
+        size: float = 12,
+        align: str = "left",
+        bold: bool = False,
     ) -> None:
         """Words on the baseline `y`. Never parsed as mathematics: labels are data."""
         self.figure.axes[0].text(
@@ -78,7 +85,13 @@ class Canvas:
         )  # fmt: skip
 
     def line(
-        self, points: Sequence[tuple[float, float]], *, role: str, width: float = 1, dashed: bool = False, cap: str = "butt"
+        self,
+        points: Sequence[tuple[float, float]],
+        *,
+        role: str,
+        width: float = 1,
+        dashed: bool = False,
+        cap: str = "butt",
     ) -> None:
         codes = [Path.MOVETO, *[Path.LINETO] * (len(points) - 1)]
         self._path(Path(list(points), codes), role, width, dashed, cap)
@@ -91,7 +104,9 @@ class Canvas:
             path.should_simplify = False  # it would drop the lines without length
             self._path(path, role, diameter, False, "round", opacity)
 
-    def shape(self, outline: Sequence[tuple[float, float]], *, role: str, edge: str | None = None, width: float = 1.5) -> None:
+    def shape(
+        self, outline: Sequence[tuple[float, float]], *, role: str, edge: str | None = None, width: float = 1.5
+    ) -> None:
         """A closed polygon, filled with `role`, or with an `edge` of another role."""
         codes = [Path.MOVETO, *[Path.LINETO] * (len(outline) - 1), Path.CLOSEPOLY]
         path = Path([*outline, outline[0]], codes)
@@ -112,7 +127,7 @@ class Canvas:
     def svg(self, *, key: str, title: str, description: str) -> str:
         """The finished picture. `key` is unique in the page and a plain word: it names title and description."""
         out = io.StringIO()
-        with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": key}), warnings.catch_warnings():
+        with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
             # Measuring only: the browser has the glyph that matplotlib's font may lack.
             warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
             self.figure.savefig(out, format="svg", metadata={"Date": None})
@@ -128,7 +143,9 @@ class Canvas:
         )  # fmt: skip
         for tag, words in (("title", title), ("desc", description)):
             ElementTree.SubElement(drawing, f"{{{_SVG}}}{tag}", {"id": f"{key}-{tag}"}).text = plain(words)
-        drawing.extend(_adopt(element) for element in root.iter() if element.tag in {f"{{{_SVG}}}path", f"{{{_SVG}}}text"})
+        drawing.extend(
+            _adopt(element) for element in root.iter() if element.tag in {f"{{{_SVG}}}path", f"{{{_SVG}}}text"}
+        )
         return ElementTree.tostring(drawing, encoding="unicode")
 
 

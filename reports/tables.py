@@ -5,23 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from reports.parts import by_backend
 from reports.units import NONE, duration_text, interval_text, percent, plain, scale_for, value_text, with_interval
-from reports.view import backend_label, cells_of, figure, lane_groups, lane_title, rank, remark, samples, troubles
+from reports.view import (
+    backend_label,
+    cells_of,
+    figure,
+    lane_groups,
+    lane_title,
+    rank,
+    remark,
+    samples,
+    sentence,
+    troubles,
+)
 from results.analysis import Analysis, Cell, Comparison
-from results.schema import REGISTRY, BackendRecord
+from results.schema import BASELINE, COMPARABLE_LANES, REGISTRY, ROLES, BackendRecord
 
 OVERVIEW = (
-    ("startup", "ready", "start, to first byte"),
-    ("startup", "gone", "exit, until all is gone"),
-    ("memory", "cgroup", "memory, by cgroup"),
-    ("memory", "pss", "memory, by PSS"),
-    ("syscalls", "getppid", "null system call"),
-    ("syscalls", "fork_exit", "fork and exit"),
-    ("syscalls", "page_fault_cold", "cold page fault"),
+    ("startup", "ready", "Start, to first byte"),
+    ("startup", "gone", "Exit, until all is gone"),
+    ("memory", "cgroup", "Memory, by cgroup"),
+    ("memory", "pss", "Memory, by PSS"),
+    ("syscalls", "getppid", "Null system call"),
+    ("syscalls", "fork_exit", "Fork and exit"),
+    ("syscalls", "page_fault_cold", "Cold page fault"),
     ("storage", "randread_4k_direct", "4 KiB random reads"),
     ("storage", "write_1m_direct", "1 MiB writes"),
 )
@@ -38,11 +49,19 @@ class Banner:
 
 
 @dataclass(frozen=True, slots=True)
+class OverviewEntry:
+    value: str
+    note: str = ""
+    """Its interval, or why there is no value."""
+    ratio: str = ""
+    """Against the bare process, where the lanes allow it."""
+
+
+@dataclass(frozen=True, slots=True)
 class OverviewLane:
     title: str
     words: str
-    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-    """(backend, ((value, interval or reason), ...))."""
+    rows: tuple[tuple[str, tuple[OverviewEntry, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +116,28 @@ def overview(analysis: Analysis) -> tuple[tuple[str, ...], tuple[OverviewLane, .
     lanes = []
     for group in lane_groups(cells):
         named = sorted(by_backend(group.cells), key=lambda item: rank(analysis, item[1][0].key.backend))
-        rows = tuple((label, tuple(_overview_entry(found, w, m) for w, m, _ in wanted)) for label, found in named)
-        lanes.append(OverviewLane(group.title, group.words, rows))
+        rows = tuple(
+            (label, tuple(_overview_entry(analysis, found, w, m) for w, m, _ in wanted)) for label, found in named
+        )
+        lanes.append(OverviewLane(sentence(group.title), group.words, rows))
     return tuple(title for _, _, title in wanted), tuple(lanes)
 
 
-def _overview_entry(cells: Sequence[Cell], workload: str, metric: str) -> tuple[str, str]:
+def _overview_entry(analysis: Analysis, cells: Sequence[Cell], workload: str, metric: str) -> OverviewEntry:
     for cell in cells:
         if (cell.key.workload, cell.key.metric) == (workload, metric):
             if cell.median is None:
-                return NONE, figure(cell)
-            return value_text(cell.median, cell.metric.unit), interval_text(cell.interval, cell.metric.unit, cell.median)
-    return NONE, ""
+                return OverviewEntry(NONE, figure(cell))
+            ratio = next(
+                (c.ratio for c in analysis.comparisons if c.key == cell.key and c.baseline.backend == BASELINE), None
+            )
+            comparable = ratio is not None and cell.key.lane in COMPARABLE_LANES
+            return OverviewEntry(
+                value_text(cell.median, cell.metric.unit),
+                interval_text(cell.interval, cell.metric.unit, cell.median),
+                value_text(ratio, "ratio") if comparable else "",
+            )
+    return OverviewEntry(NONE)
 
 
 def verdicts(analysis: Analysis) -> tuple[VerdictRow, ...]:
@@ -125,7 +154,7 @@ def _verdict_row(comparison: Comparison) -> VerdictRow:
     unit = comparison.metric.unit
     lane, baseline_lane = comparison.key.lane, comparison.baseline.lane
     p_values = [
-        f"{name} {value:.2g}"
+        f"p {name} {value:.2g}"
         for name, value in (("difference", comparison.p_difference), ("equivalence", comparison.p_equivalence))
         if value is not None
     ]
@@ -140,7 +169,7 @@ def _verdict_row(comparison: Comparison) -> VerdictRow:
         difference=with_interval(comparison.difference, comparison.difference_interval, unit),
         verdict=comparison.verdict or "",
         why_none=comparison.note,
-        p=", ".join(p_values) or NONE,
+        p=", ".join(p_values),
         detectable=percent(comparison.detectable),
     )
 
@@ -151,13 +180,21 @@ def cell_groups(analysis: Analysis) -> tuple[CellGroup, ...]:
     groups: dict[str, list[Cell]] = {}
     for cell in sorted(
         analysis.cells,
-        key=lambda c: (order.get((c.key.workload, c.key.metric), len(order)), rank(analysis, c.key.backend), c.key.role),
+        key=lambda c: (
+            order.get((c.key.workload, c.key.metric), len(order)),
+            rank(analysis, c.key.backend),
+            _role_order(c),
+        ),
     ):
         groups.setdefault(cell.key.workload, []).append(cell)
     return tuple(
         CellGroup(workload, len(cells), sum(troubles(cell) > 0 for cell in cells), tuple(map(_cell_row, cells)))
         for workload, cells in groups.items()
     )
+
+
+def _role_order(cell: Cell) -> int:
+    return ROLES.index(cell.key.role) if cell.key.role in ROLES else len(ROLES)
 
 
 def _cell_row(cell: Cell) -> CellRow:
@@ -225,6 +262,14 @@ def duration(started: str, finished: str | None) -> str:
         return duration_text((datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds())
     except (TypeError, ValueError):  # a manifest written by hand, or one time with and one without a zone
         return NONE
+
+
+def moment(stamp: str) -> str:
+    """An ISO 8601 time for a person; what is none stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(stamp).astimezone(UTC):%-d %B %Y, %H:%M} UTC"
+    except ValueError:
+        return stamp
 
 
 def banners(analysis: Analysis) -> tuple[Banner, ...]:

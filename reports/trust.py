@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from reports.parts import CLOUDS, cell_row, cell_table, panel, slug, thinned
 from reports.rows import Axis, Chart, Mark, Panel, Row, Table
-from reports.units import NONE, interval_text, percent, value_text, with_interval
-from reports.view import backend_label, cells_of, lane_groups, lane_title, lane_words
+from reports.units import NONE, interval_text, percent, significant, value_text, with_interval
+from reports.view import backend_label, cells_of, lane_groups, lane_title, lane_words, sentence
 from results.analysis import Analysis, CellKey, Dose, Floor
 from results.schema import COMPARABLE_LANES, ROLES
 
@@ -18,21 +18,34 @@ _ROLE_WORDS = {"subject": "measured", "twin": "twin: an identical copy", "contro
 
 def floor_data(analysis: Analysis) -> Chart:
     """The A/A control: what two identical copies differ by."""
-    panels = []
-    for lane, floors in _by_lane(analysis.floors):
-        rows: list[Row] = []
-        for floor in floors:
-            rows += _heading(rows, floor.key)
-            rows.append(_floor_row(floor, _label(floor, floors)))
-        axis = Axis("twin over subject", "ratio", reference=1.0)
-        panels.append(Panel(f"trust-floor-{slug(lane)}", lane_title(lane), lane_words(lane), axis, tuple(rows)))
+    panels = [
+        Panel(
+            f"trust-floor-{slug(f'{workload} {lane}')}",
+            f"{sentence(workload)} · {lane_title(lane)}",
+            lane_words(lane),
+            Axis("twin over subject", "ratio", reference=1.0),
+            tuple(_floor_row(floor, _label(floor, floors)) for floor in floors),
+        )
+        for (lane, workload), floors in _groups(analysis.floors)
+    ]
     reading = (
-        "The same backend was measured twice in every block, under two names. The mark is the ratio of the two, its line "
-        "the 95 % interval, which should hold 1.0 (the vertical line). The grey band is the metric's margin of practical "
-        "equivalence, fixed beforehand: an interval wider than the band cannot show equivalence."
+        "The same backend was measured twice in every block, under two names. The mark is the ratio of the two, its "
+        "line the 95 % interval, which should hold 1.0 (the vertical line). The grey band is the metric's margin of "
+        "practical equivalence, fixed beforehand: an interval wider than the band cannot show equivalence."
     )
     table = Table(
-        ("Workload", "Metric", "Backend", "Lane", "Blocks", "Twin over subject", "95 % interval", "Noise floor", "Margin", "Note"),
+        (
+            "Workload",
+            "Metric",
+            "Backend",
+            "Lane",
+            "Blocks",
+            "Twin over subject",
+            "95 % interval",
+            "Noise floor",
+            "Margin",
+            "Note",
+        ),
         tuple(
             (
                 floor.key.workload,
@@ -64,20 +77,23 @@ def _floor_row(floor: Floor, label: str) -> Row:
 
 def dose_data(analysis: Analysis) -> Chart:
     """The positive control: the effect put in against the effect found."""
-    panels = []
-    for lane, doses in _by_lane(analysis.doses):
-        rows: list[Row] = []
-        for dose in doses:
-            rows += _heading(rows, dose.key)
-            rows.append(_dose_row(dose, _label(dose, doses)))
-        axis = Axis("change of the value", "relative", log=False, reference=0.0)
-        panels.append(Panel(f"trust-dose-{slug(lane)}", lane_title(lane), lane_words(lane), axis, tuple(rows)))
+    panels = [
+        Panel(
+            f"trust-dose-{slug(f'{workload} {lane}')}",
+            f"{sentence(workload)} · {lane_title(lane)}",
+            lane_words(lane),
+            Axis("change of the value", "relative", log=False, reference=0.0),
+            tuple(_dose_row(dose, _label(dose, doses)) for dose in doses),
+        )
+        for (lane, workload), doses in _groups(analysis.doses)
+    ]
     reading = (
-        "A known effect was put into a third copy: a delay, a longer loop, extra bytes, a throttled rate. The dark tick is "
-        "the effect put in, the diamond the effect found, its line the 95 % interval. The interval should hold the tick."
+        "A known effect was put into a third copy: a delay, a longer loop, extra bytes, a throttled rate. The dark "
+        "tick is the effect put in, the diamond the effect found, its line the 95 % interval, which should "
+        "hold the tick."
     )
     table = Table(
-        ("Workload", "Metric", "Backend", "Lane", "Blocks", "Put in", "Found", "95 % interval", "Agrees", "Note"),
+        ("Workload", "Metric", "Backend", "Lane", "Blocks", "Put in", "Found", "95 % interval, in %", "Agrees", "Note"),
         tuple(
             (
                 dose.key.workload,
@@ -104,13 +120,14 @@ def _dose_row(dose: Dose, label: str) -> Row:
     low, high = (dose.interval.low, dose.interval.high) if dose.interval else (None, None)
     mark = Mark("control", dose.recovered, low, high, target=dose.injected)
     verdict = {True: "", False: " · missed", None: ""}[dose.agrees]
-    return Row(label, (mark,), f"found {percent(dose.recovered, signed=True)} {_percent_interval(dose)}{verdict}")
+    return Row(label, (mark,), f"{percent(dose.recovered, signed=True)} {_percent_interval(dose)}{verdict}")
 
 
 def _percent_interval(dose: Dose) -> str:
     if dose.interval is None:
         return ""
-    return f"[{percent(dose.interval.low)}, {percent(dose.interval.high)}]"
+    low, high = (significant(100 * edge) for edge in (dose.interval.low, dose.interval.high))
+    return f"[{low}, {high}]"
 
 
 def controls_data(analysis: Analysis) -> Chart:
@@ -124,9 +141,12 @@ def controls_data(analysis: Analysis) -> Chart:
         cells = [cell for cell in cells if (cell.key.backend, cell.key.lane) in controlled]
         shown += cells
         for group in lane_groups(cells):
-            rows = [cell_row(cell, _role_label(cell.key), "control" if cell.key.role == "control" else None) for cell in group.cells]
+            rows = [
+                cell_row(cell, _role_label(cell.key), "control" if cell.key.role == "control" else None)
+                for cell in group.cells
+            ]
             axis = Axis(f"{workload} {metric.name}", metric.unit, log=metric.scale == "ratio")
-            panels.append(panel(f"trust-samples-{workload}", f"{workload} {metric.name}", group, axis, rows))
+            panels.append(panel(f"trust-samples-{workload}", f"{sentence(workload)} {metric.name}", group, axis, rows))
     reading = f"The samples behind the two charts above: one metric of each workload. {CLOUDS}{thinned(shown)}"
     return Chart("trust-samples", "Subject, twin and control", reading, tuple(panels), cell_table(shown))
 
@@ -135,20 +155,13 @@ def _role_label(key: CellKey) -> str:
     return f"{backend_label(key)}, {_ROLE_WORDS.get(key.role, key.role)}"
 
 
-def _by_lane(items: tuple[_Controlled, ...]) -> list[tuple[str, list[_Controlled]]]:
-    """Controls of lanes that share axes, then of every other lane; within each, workload by workload."""
-    workloads = list(dict.fromkeys(item.key.workload for item in items))
-    groups: dict[str, list[_Controlled]] = {}
-    for item in sorted(items, key=lambda item: workloads.index(item.key.workload)):
+def _groups(items: tuple[_Controlled, ...]) -> list[tuple[tuple[str, str], list[_Controlled]]]:
+    """Controls by lane and workload: those of lanes that share axes first."""
+    groups: dict[tuple[str, str], list[_Controlled]] = {}
+    for item in items:
         lane = "native" if item.key.lane in COMPARABLE_LANES else item.key.lane
-        groups.setdefault(lane, []).append(item)
-    return list(groups.items())
-
-
-def _heading(rows: list[Row], key: CellKey) -> list[Row]:
-    """A heading where a new workload begins."""
-    headings = [row.label for row in rows if row.heading]
-    return [] if headings[-1:] == [key.workload] else [Row(key.workload, heading=True)]
+        groups.setdefault((lane, item.key.workload), []).append(item)
+    return sorted(groups.items(), key=lambda group: group[0][0] != "native")
 
 
 def _label(item: Floor | Dose, among: Sequence[Floor | Dose]) -> str:

@@ -54,12 +54,15 @@ def cells_of(analysis: Analysis, workload: str, metrics: Iterable[str] = (), rol
         if cell.key.workload == workload and cell.key.role == role and (not wanted or cell.key.metric in wanted)
     ]
     order = {metric: index for index, metric in enumerate(wanted)}
-    return tuple(sorted(found, key=lambda c: (order.get(c.key.metric, 0), rank(analysis, c.key.backend), c.key.profile)))
+    return tuple(
+        sorted(found, key=lambda c: (order.get(c.key.metric, 0), rank(analysis, c.key.backend), c.key.profile))
+    )
 
 
 def lane_groups(cells: Iterable[Cell]) -> tuple[LaneGroup, ...]:
     """Native and KVM together, every other lane alone (the lane rule). A cell that never ran has no value to
-    confuse, so one without a known lane stands among the comparable."""
+    confuse, so one without a known lane stands among the comparable.
+    """
     cells = tuple(cells)
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -126,8 +129,16 @@ def quantile(cell: Cell, wanted: float) -> float | None:
 def remark(cell: Cell) -> str:
     """The cell's note, and its troubles with one detail each."""
     parts = [cell.note] if cell.note else []
-    parts += [f"{number} × {reason or 'not ok'}: {detail}" if detail else f"{number} × {reason}" for reason, detail, number in cell.reasons]
+    parts += [
+        f"{number} × {reason or 'not ok'}: {detail}" if detail else f"{number} × {reason}"
+        for reason, detail, number in cell.reasons
+    ]
     return plain("; ".join(parts)) or NONE
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def virtualised(analysis: Analysis) -> bool:

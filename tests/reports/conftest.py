@@ -82,7 +82,9 @@ def _cells(backends: tuple[str, ...], repeats: int) -> list[Cell]:
                 cells.append(_cell(key, _centre(metric, backend), spread, blocks, usual * repeats))
             centre = _centre(metric, "container")
             if metric.name != "tool":
-                cells.append(_cell(key_of(workload, metric.name, "container", "twin"), centre * 1.01, spread, blocks, usual))
+                cells.append(
+                    _cell(key_of(workload, metric.name, "container", "twin"), centre * 1.01, spread, blocks, usual)
+                )
                 dosed = centre * (1 + 2 * metric.margin)
                 cells.append(_cell(key_of(workload, metric.name, "container", "control"), dosed, spread, blocks, usual))
     return cells
@@ -124,7 +126,9 @@ def _controls(cells: list[Cell]) -> tuple[tuple[Floor, ...], tuple[Dose, ...]]:
         enough = cell.interval is not None
         if cell.key.role == "twin" and cell.metric.scale == "ratio":
             interval = Interval(1.01 - wide, 1.01 + wide) if enough else None
-            floors.append(Floor(cell.key, cell.metric, len(cell.block_values), 1.01, interval, 0.01 + wide if enough else None))
+            floors.append(
+                Floor(cell.key, cell.metric, len(cell.block_values), 1.01, interval, 0.01 + wide if enough else None)
+            )
         if cell.key.role == "control" and cell.metric.scale == "ratio":
             injected = 2 * cell.metric.margin
             missed = cell.key.metric == "stat"
@@ -143,14 +147,19 @@ def _record(backend: str) -> BackendRecord:
         "memory_max_bytes": 268435456,
         "no_new_privs": backend != "process",
         "seccomp": "filter" if backend == "runc" else "none",
-        "namespaces": {"mnt": 4026531840 + len(backend), "pid": 4026531836 + (backend != "process"), "user": 4026531837},
+        "namespaces": {
+            "mnt": 4026531840 + len(backend),
+            "pid": 4026531836 + (backend != "process"),
+            "user": 4026531837,
+        },
         "mitigations": {"spectre_v2": "Mitigation: Enhanced IBRS", "mds": "Not affected"},
         "mounts": [{"source": "overlay", "target": "/", "type": "overlay", "options": "rw"}],
     }
     return BackendRecord(
         backend, True, LANES[backend], "0.8.0" if backend == "bwrap" else None, None, None, None,
         ("root filesystem, unpacked once",), ("scratch directories", "memory and pids groups"),
-        "mounts /dev and /proc, then executes the payload", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "mounts /dev and /proc, then executes the payload",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         parity,
     )  # fmt: skip
 
@@ -197,33 +206,59 @@ def build(*, repeats: int = 1, hostile: bool = False) -> Analysis:
         cells.append(_absent(key, "unsupported", "not_installed", "systemd-nspawn is not in PATH", 20))
     failed = next(i for i, c in enumerate(cells) if (c.key.metric, c.key.backend) == ("write_1m_buffered", "runc"))
     cells[failed] = _absent(cells[failed].key, "failed", "exited_early", "fio: No space left on device", 8)
-    half = next(i for i, c in enumerate(cells) if (c.key.metric, c.key.backend, c.key.role) == ("ready", "vm", "subject"))
+    half = next(
+        i for i, c in enumerate(cells) if (c.key.metric, c.key.backend, c.key.role) == ("ready", "vm", "subject")
+    )
     cells[half] = replace(
         cells[half],
         counts=(("ok", 100), ("timeout", 3)),
         reasons=(("never_ready", "no first byte within 60 s", 3),),
     )
     gone = BackendRecord(
-        "nspawn", False, None, None, "not_installed", "systemd-nspawn is not in PATH", "apt-get install systemd-container"
+        "nspawn",
+        False,
+        None,
+        None,
+        "not_installed",
+        "systemd-nspawn is not in PATH",
+        "apt-get install systemd-container",
     )
     manifest = _manifest((*map(_record, backends), gone))
     checks = (
-        Check("payload clock against host clock", "container", 0.004, 0.02, True, "payload's own time over the host's, 220 pairs"),
-        Check("block counters against fio", "process", 0.031, 0.02, False, "bytes on the device over bytes claimed, 8 pairs"),
+        Check(
+            "payload clock against host clock",
+            "container",
+            0.004,
+            0.02,
+            True,
+            "payload's own time over the host's, 220 pairs",
+        ),
+        Check(
+            "block counters against fio",
+            "process",
+            0.031,
+            0.02,
+            False,
+            "bytes on the device over bytes claimed, 8 pairs",
+        ),
     )
     sentences = (
         "Starting a container took 3.9 times a bare process [3.8, 4.0] and 0.075 times runc.",
         "System calls in the container were equivalent to the bare process within 5 % in 9 of 11 operations.",
         "The virtual machine ran in software emulation: nothing is said about virtualisation.",
     )
-    analysis = Analysis(manifest, tuple(cells), tuple(comparisons), floors, doses, tuple(map(_ledgers, backends)), checks, sentences)
+    analysis = Analysis(
+        manifest, tuple(cells), tuple(comparisons), floors, doses, tuple(map(_ledgers, backends)), checks, sentences
+    )
     return _poison(analysis) if hostile else analysis
 
 
 def _poison(analysis: Analysis) -> Analysis:
     manifest = analysis.manifest
     first, second, *others = manifest.backends
-    second = replace(second, detail=HOSTILE, version=HOSTILE, shared=(HOSTILE,), parity={HOSTILE: HOSTILE, "deep": {"a": HOSTILE}})
+    second = replace(
+        second, detail=HOSTILE, version=HOSTILE, shared=(HOSTILE,), parity={HOSTILE: HOSTILE, "deep": {"a": HOSTILE}}
+    )
     cells = tuple(
         replace(
             cell,
@@ -243,7 +278,12 @@ def _poison(analysis: Analysis) -> Analysis:
         manifest,
         run_id=HOSTILE,
         notes=(HOSTILE,),
-        host={**manifest.host, "cpu": HOSTILE, "kernel": "</style><img src=x onerror=alert(1)>", "hostname": "\ud800 lone"},
+        host={
+            **manifest.host,
+            "cpu": HOSTILE,
+            "kernel": "</style><img src=x onerror=alert(1)>",
+            "hostname": "\ud800 lone",
+        },
         backends=(first, second, *others),
     )
     return replace(analysis, manifest=manifest, cells=cells, comparisons=comparisons, sentences=(HOSTILE,))
