@@ -178,9 +178,8 @@ def _nothing_starts() -> Iterator[None]:
         _POLICY.unlink()
 
 
-def _autostarts() -> frozenset[Path]:
+def _autostarts(etc: Path = Path("/etc")) -> frozenset[Path]:
     """What systemd and the rc scripts would start at boot. policy-rc.d has no say in that."""
-    etc = Path("/etc")
     return frozenset(
         link
         for pattern in ("systemd/system/*.wants/*", "systemd/system/*.requires/*", "rc[2-5].d/S*")
