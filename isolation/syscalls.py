@@ -7,9 +7,11 @@ end, this module is the real `isolation.container.operations.System`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +59,7 @@ CAP_SYS_ADMIN = 21
 CAPABILITY_VERSION_3 = 0x20080522
 
 _SIGCHLD = 17
+_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
 _ALL_DESCRIPTORS = 0xFFFFFFFF
 
 
@@ -295,8 +298,47 @@ def make_device(path: str, major: int, minor: int) -> None:
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
 
 
+def make_file(path: str) -> None:
+    """An empty file that did not exist."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+
+
+def make_beneath(path: str, is_directory: bool) -> None:
+    """Make `path` below the working directory, a directory or an empty file, with its parents, where missing.
+
+    Symbolic links in it are refused with ELOOP.
+    """
+    *parents, last = path.split("/")
+    at = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in (*parents, last) if is_directory else parents:
+            with contextlib.suppress(FileExistsError):  # a link in its place is refused by O_NOFOLLOW below
+                os.mkdir(name, 0o755, dir_fd=at)
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+        if not is_directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(last, flags, 0o644, dir_fd=at))
+    finally:
+        os.close(at)
+
+
+def raise_loopback() -> None:
+    """Set IFF_UP on `lo` of the present network namespace (netdevice 7)."""
+    descriptor = _libc.socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0)
+    if descriptor < 0:
+        raise _failure("socket to configure the loopback interface")
+    try:
+        if _libc.ioctl(descriptor, _SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + struct.pack("=H22x", _IFF_UP)):
+            raise _failure("bring the loopback interface up")
+    finally:
+        os.close(descriptor)
+
+
 chdir = os.chdir
 close = os.close
+is_directory = os.path.isdir
 mkdir = os.mkdir
 setsid = os.setsid
 symlink = os.symlink

@@ -289,35 +289,27 @@ def _is_delegated(directory: str) -> bool:
     return False
 
 
-def remove_tree(path: str, hierarchy: Hierarchy | None = None) -> None:
-    """Remove a run's group from every tree, with all below it and what is still running in it.
+def remove_subtree(path: str, hierarchy: Hierarchy | None = None) -> None:
+    """Remove a group of ours from every tree, with all below it and what is still running in it.
 
-    The parent and the leaf that `establish` made go too, once no other run needs them.  Raises IsolationError
-    (`leak`) naming what stays.
+    Raises IsolationError(`leak`) naming what stays.
     """
-    parent, name = os.path.split(path)
-    if not name or os.path.basename(parent) != PARENT:
-        raise ValueError(f"{path} is no run's group")
+    if PARENT not in path.split("/")[:-1]:
+        raise ValueError(f"{path} is no group of ours")
     for tree in (hierarchy or detect()).trees:
-        if _remove_whole(path, tree):
-            _remove_empty_parent(tree, parent)
+        for directory in _directories(path, (tree,), tree.controllers):
+            if os.path.isdir(directory.path):
+                for group in (*_below_first(directory.path), directory.path):
+                    type(directory)(group, directory.controllers).kill()
+                _remove((directory,))
 
 
-def remove_subtree(path: str) -> None:
-    """Remove one instance's group from every tree, with all below it. Raises IsolationError (`leak`)."""
-    for tree in detect().trees:
-        _remove_whole(path, tree)
-
-
-def _remove_whole(path: str, tree: Tree) -> bool:
-    """Kill what runs in a group or below it, then remove it; False where the tree has no such group."""
-    (directory,) = _directories(path, (tree,), tree.controllers)
-    if not os.path.isdir(directory.path):
-        return False
-    for group in (*_below_first(directory.path), directory.path):
-        type(directory)(group, directory.controllers).kill()
-    _remove((directory,))
-    return True
+def remove_tree(path: str, hierarchy: Hierarchy | None = None) -> None:
+    """`remove_subtree` for a run's group; its parent, and the leaf of `establish`, go with the last run."""
+    hierarchy = hierarchy or detect()
+    remove_subtree(path, hierarchy)
+    for tree in hierarchy.trees:
+        _remove_empty_parent(tree, os.path.dirname(path))
 
 
 def _below_first(path: str) -> Iterator[str]:
@@ -328,7 +320,7 @@ def _below_first(path: str) -> Iterator[str]:
 
 def _remove_empty_parent(tree: Tree, parent: str) -> None:
     directory = tree.directory(parent)
-    if child_groups(directory):
+    if not os.path.isdir(directory) or child_groups(directory):
         return
     os.rmdir(directory)
     base = os.path.dirname(directory)
