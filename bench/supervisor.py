@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -49,6 +50,8 @@ def supervised(harness: Callable[[], int]) -> int:
         code = 1
         try:
             code = harness()
+        except BaseException:  # noqa: BLE001 - a bug: shown here, since os._exit would say nothing
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -31,11 +31,10 @@ sys.exit(supervised(harness))
 
 
 def start(body):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HARNESS.format(root=str(ROOT), body=body)],
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    harness, daemon = (int(word) for word in process.stdout.readline().split())
+    command = [sys.executable, "-c", HARNESS.format(root=str(ROOT), body=body)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process.stdout:
+        harness, daemon = (int(word) for word in process.stdout.readline().split())
     return process, harness, daemon
 
 
