@@ -16,6 +16,7 @@ from bench.host import HERE, Tree
 from isolation.api import Availability
 
 KVM = "/dev/kvm"
+PROBE = ("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tare", "/tmp")
 PROBE_TIMEOUT_S = 5.0
 NOBODY = 65534
 LITTLE_MEMORY_BYTES = 2 << 30
@@ -159,12 +160,11 @@ def _user_namespace_refusal() -> str:
     Unsharing alone proves nothing: AppArmor of Ubuntu 24.04 lets it succeed and refuses the mount.  Root is never
     refused, so root tries as who called sudo, else as nobody.
     """
-    command = ("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tare", "/tmp")
     user = int(os.environ.get("SUDO_UID", NOBODY)) if os.geteuid() == 0 else None
     groups: Sequence[int] | None = None if user is None else ()
     try:
         done = subprocess.run(
-            command,
+            PROBE,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -178,7 +178,7 @@ def _user_namespace_refusal() -> str:
             extra_groups=groups,
         )
     except FileNotFoundError:
-        return "cannot be tried: unshare (package util-linux) is not on PATH"
+        return f"cannot be tried: {PROBE[0]} (package util-linux) is not on PATH"
     except subprocess.TimeoutExpired:
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
     except (OSError, subprocess.SubprocessError) as error:

@@ -23,7 +23,11 @@ from isolation.container import cgroup
 
 SCRATCH = "/var/tmp"
 TOOLS_TIMEOUT_S = 5.0
+COLLECT_TIMEOUT_S = 0.1
+"""For reading what a tool has said already, after another one used up the time."""
 CPU = "sys/devices/system/cpu"
+CLOCKSOURCE = "sys/devices/system/clocksource/clocksource0/current_clocksource"
+THP = "sys/kernel/mm/transparent_hugepage/enabled"
 
 INITIAL_NAMESPACES = {"ipc": 0xEFFFFFFF, "uts": 0xEFFFFFFE, "pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 """Inodes of the namespaces that the kernel itself boots with. Source: include/uapi/linux/nsfs.h."""
@@ -119,7 +123,7 @@ def _kernel(tree: Tree) -> dict[str, Any]:
         "cgroup": "hybrid" if len(groups) > 1 else next(iter(groups), None),
         "cgroup_controllers": groups or None,
         "lsm": _security_modules(tree),
-        "clocksource": tree.text("sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "clocksource": tree.text(CLOCKSOURCE),
         "clocksources": (tree.text("sys/devices/system/clocksource/clocksource0/available_clocksource") or "").split()
         or None,
     }
@@ -143,7 +147,6 @@ def _control_groups(tree: Tree) -> dict[str, list[str]]:
 
 def _processor(tree: Tree) -> dict[str, Any]:
     cpu = tree.fields("proc/cpuinfo")
-    vulnerabilities = f"{CPU}/vulnerabilities"
     governors = {
         text for name in tree.names(CPU) if (text := tree.text(f"{CPU}/{name}/cpufreq/scaling_governor")) is not None
     }
@@ -152,12 +155,18 @@ def _processor(tree: Tree) -> dict[str, Any]:
         "cpu": cpu.get("model name") or cpu.get("Model"),
         "cpus": os.cpu_count(),
         "microcode": cpu.get("microcode"),
-        "mitigations": {name: tree.text(f"{vulnerabilities}/{name}") for name in tree.names(vulnerabilities)} or None,
+        "mitigations": mitigations(tree),
         "governor": ", ".join(sorted(governors)) or None,
         "turbo": _turbo(tree),
         "smt": None if smt is None else smt == "1",
         "page_size": os.sysconf("SC_PAGE_SIZE"),
     }
+
+
+def mitigations(tree: Tree = HERE) -> dict[str, str | None] | None:
+    """Vulnerability -> what the kernel does about it."""
+    folder = f"{CPU}/vulnerabilities"
+    return {name: tree.text(f"{folder}/{name}") for name in tree.names(folder)} or None
 
 
 def _turbo(tree: Tree) -> bool | None:
@@ -255,7 +264,7 @@ def _memory(tree: Tree) -> dict[str, Any]:
         "swap_used_bytes": sizes["SwapTotal"] - sizes["SwapFree"]
         if {"SwapTotal", "SwapFree"} <= sizes.keys()
         else None,
-        "thp": tree.chosen("sys/kernel/mm/transparent_hugepage/enabled"),
+        "thp": tree.chosen(THP),
         "ksm": None if ksm is None else ksm == 1,
         "damon": bool({"on", "Y"} & set(damon)) if any(damon) or tree.exists(daemons) else None,
     }
@@ -346,7 +355,7 @@ _DISTRIBUTIONS = (
 def tool_versions() -> dict[str, str]:
     """Name -> what the tool says of its version, for those that are installed; also of our Python packages.
 
-    All are asked at the same time; one that has not answered by `TOOLS_TIMEOUT_S` is killed and left out.
+    All are asked at the same time; one that has not answered after `TOOLS_TIMEOUT_S` is killed and left out.
     """
     running = {
         name: _ask((path, *command[1:]))
@@ -358,7 +367,7 @@ def tool_versions() -> dict[str, str]:
     for name, process in running.items():
         with process:
             try:
-                output, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+                output, _ = process.communicate(timeout=max(COLLECT_TIMEOUT_S, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 continue

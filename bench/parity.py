@@ -33,13 +33,15 @@ Names in `BackendRecord.parity`, all plain JSON values, None where nobody could 
     cpus                          inside   that the payload may run on
     cpu_model                     inside
     cpu_flags_sha256              inside   of the sorted flags, first 16 digits
-    mitigations                   inside   {vulnerability: text}
-    clocksource                   inside
+    mitigations                   kernel   {vulnerability: text}
+    clocksource                   kernel
     page_size                     inside   bytes
-    thp                           inside   transparent huge pages: `always`, `madvise` or `never`
+    thp                           kernel   transparent huge pages: `always`, `madvise` or `never`
     payload_visible_on_host       outside  a process named `probe` is among the instance's on the host
     processes                     outside  number of host processes that exist for the instance
     process_names                 outside  their names, in the order in which they were made
+
+`kernel` is inside; where no /sys shows there and the kernel is the host's, it is the host's own value.
 
 `parity` and `differences` are pure, `outside` reads the host.
 """
@@ -53,7 +55,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.host import HERE, Tree, hierarchy
+from bench.host import CLOCKSOURCE, HERE, THP, Tree, hierarchy, mitigations
 from isolation.api import Launched
 from isolation.container import cgroup
 
@@ -97,7 +99,7 @@ def parity(where: Mapping[str, Any], launched: Launched, outside: Mapping[str, A
         "network": None if namespaces is None else "own" if "net" in namespaces else "shared with the host",
         "network_interfaces": outside["interfaces"],
         "open_descriptors": _descriptors(where),
-        **_machine(where),
+        **_machine(where, outside["kernel_wide"] if same_kernel else {}),
         "payload_visible_on_host": PAYLOAD in outside["process_names"],
         "processes": len(launched.processes),
         "process_names": outside["process_names"],
@@ -139,17 +141,17 @@ def _bits(mask: str | None) -> int | None:
     return None if mask is None else int(mask, 16).bit_count()
 
 
-def _machine(where: Mapping[str, Any]) -> dict[str, Any]:
-    flags, thp = where.get("cpu_flags"), where.get("thp")
-    chosen = re.search(r"\[(.+?)\]", thp or "")
+def _machine(where: Mapping[str, Any], kernel_wide: Mapping[str, Any]) -> dict[str, Any]:
+    flags = where.get("cpu_flags")
+    thp = re.search(r"\[(.+?)\]", where.get("thp") or "")
     return {
         "cpus": where.get("cpus"),
         "cpu_model": where.get("cpu_model"),
         "cpu_flags_sha256": hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest()[:16] if flags else None,
-        "mitigations": where.get("mitigations"),
-        "clocksource": where.get("clocksource"),
+        "mitigations": where.get("mitigations") or kernel_wide.get("mitigations"),
+        "clocksource": where.get("clocksource") or kernel_wide.get("clocksource"),
         "page_size": where.get("page_size"),
-        "thp": chosen[1] if chosen else thp,
+        "thp": thp[1] if thp else kernel_wide.get("thp"),
     }
 
 
@@ -195,6 +197,11 @@ def outside(launched: Launched, tree: Tree = HERE) -> dict[str, Any]:
     return {
         "host_boot_id": tree.text("proc/sys/kernel/random/boot_id"),
         "host_namespaces": _namespaces("self", tree),
+        "kernel_wide": {
+            "mitigations": mitigations(tree),
+            "clocksource": tree.text(CLOCKSOURCE),
+            "thp": tree.chosen(THP),
+        },
         "process_names": list(names.values()),
         "cgroup": memory[0].path if memory else None,
         "memory_limit_bytes": _tightest(group.memory_limit() for group in memory),
@@ -220,7 +227,6 @@ class _Limits:
     directory: str
     path: str
     version: int
-    tree: Tree
 
     def memory_limit(self) -> int | None:
         return self._number("memory.max" if self.version == 2 else "memory.limit_in_bytes")
@@ -242,7 +248,7 @@ class _Limits:
         return int(text) if text.isdecimal() and int(text) < UNLIMITED else None
 
     def _text(self, name: str) -> str | None:
-        return self.tree.text(f"{self.directory.lstrip('/')}/{name}")
+        return HERE.text(f"{self.directory}/{name}")
 
 
 def _groups(pid: int, controller: str, tree: Tree) -> Iterator[_Limits]:
@@ -258,7 +264,7 @@ def _groups(pid: int, controller: str, tree: Tree) -> Iterator[_Limits]:
     if ".." in path.split("/"):
         return  # outside of what our cgroup namespace shows
     while True:
-        yield _Limits(mounted.directory(path), f"/{path}", mounted.version, tree)
+        yield _Limits(mounted.directory(path), f"/{path}", mounted.version)
         if not path:
             return
         path = os.path.dirname(path)
