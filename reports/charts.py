@@ -182,7 +182,7 @@ def overhead_data(analysis: Analysis) -> Chart:
     panels = [
         Panel(
             f"syscalls-overhead-{slug(title.lower())}",
-            f"{title} · over the bare process",
+            title,
             "",
             axis,
             tuple(rows),

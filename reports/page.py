@@ -81,7 +81,8 @@ def render(analysis: Analysis, *, generated: str) -> str:
         verdicts=tables.verdicts(analysis),
         claims=claims(analysis),
         cell_groups=tables.cell_groups(analysis),
-        parity=tables.parity(manifest.backends),
+        read=[record for record in manifest.backends if record.parity],
+        parity=tables.parity([record for record in manifest.backends if record.parity]),
         host=tables.flatten(manifest.host),
         plan=tables.flatten({key: value for key, value in manifest.plan.items() if key != "cells"}),
         raw=tables.raw,
@@ -112,7 +113,7 @@ def _section(analysis: Analysis, key: str) -> _Section:
 def _figure(analysis: Analysis, data: Callable[[Analysis], Chart]) -> _Figure:
     chart = data(analysis)
     pictures = tuple(
-        (panel.title, panel.lane, Markup(draw(panel)))  # noqa: S704 - escaped by the SVG writer
+        (panel.title, panel.lane, Markup(draw(panel, f"{chart.title}: {panel.title}")))  # noqa: S704 - escaped by the SVG writer
         for panel in chart.panels
     )
     return _Figure(chart, pictures)

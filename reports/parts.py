@@ -79,8 +79,9 @@ def floor_of(analysis: Analysis, workload: str, metric: str) -> Floor | None:
 
 def shapes_of(analysis: Analysis, workload: str) -> dict[str, str]:
     """A marker for each series, so that none depends on colour; the same in every chart of the workload."""
-    cells = sorted(cells_of(analysis, workload), key=lambda cell: rank(analysis, cell.key.backend))
-    labels = dict.fromkeys(backend_label(cell.key) for cell in cells)
+    keys = [cell.key for cell in cells_of(analysis, workload)]
+    keys += [comparison.key for comparison in analysis.comparisons if comparison.key.workload == workload]
+    labels = dict.fromkeys(backend_label(key) for key in sorted(keys, key=lambda key: rank(analysis, key.backend)))
     return {label: SHAPES[index % len(SHAPES)] for index, label in enumerate(labels)}
 
 

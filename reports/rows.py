@@ -118,10 +118,11 @@ def thin(values: Sequence[float], limit: int = MAX_POINTS) -> tuple[float, ...]:
     return tuple(ordered[np.linspace(0, len(ordered) - 1, limit).round().astype(int)].tolist())
 
 
-def draw(panel: Panel) -> str:
-    """The panel as SVG, deterministic in every byte."""
+def draw(panel: Panel, name: str = "") -> str:
+    """The panel as SVG, deterministic in every byte. `name` is what it is called aloud; its title unless given."""
     heights = [_row_height(row) for row in panel.rows]
-    top = 22 if panel.legend else 4
+    legend = _legend_places(panel.legend)
+    top = max((y for *_, y in legend), default=-14) + 18
     bottom = top + sum(heights)
     canvas = Canvas.of(WIDTH, bottom + 38)
     scale = _Scale.of(panel)
@@ -135,12 +136,14 @@ def draw(panel: Panel) -> str:
         x = scale.x(panel.axis.reference)
         canvas.line([(x, top), (x, bottom)], role="muted", width=1.2)
     canvas.text(WIDTH / 2, bottom + 31, _axis_words(panel.axis), role="muted", size=11, align="center")
-    _draw_legend(canvas, panel.legend)
+    for role, shape, label, x, y in legend:
+        _draw_shape(canvas, shape, x, y, role)
+        canvas.text(x + 8, y + 4, label, size=11)
     y = float(top)
     for row, height in zip(panel.rows, heights, strict=True):
         _draw_row(canvas, scale, row, y)
         y += height
-    return canvas.svg(key=panel.key, title=panel.title, description=describe(panel))
+    return canvas.svg(key=panel.key, title=name or panel.title, description=describe(panel))
 
 
 def describe(panel: Panel) -> str:
@@ -187,7 +190,9 @@ class _Scale:
             room = max(0.04 * (high - low), 0.01)
             return cls(panel.axis, 10 ** (low - room), 10 ** (high + room))
         low, high = min([0.0, *values]), max([0.0, *values])
-        room = 0.04 * (high - low) or 1.0
+        if low == high:
+            return cls(panel.axis, 0.0, 1.0)
+        room = 0.04 * (high - low)
         return cls(panel.axis, low - room if low < 0 else 0.0, high + room if high > 0 else 0.0)
 
     def x(self, value: float) -> float:
@@ -244,12 +249,18 @@ def _draw_bands(canvas: Canvas, scale: _Scale, rows: Sequence[Row], heights: Seq
         y += height
 
 
-def _draw_legend(canvas: Canvas, legend: Sequence[tuple[str, str, str]]) -> None:
-    x = float(_EDGE + 4)
-    for role, shape, label in legend:
-        _draw_shape(canvas, shape, x, 8, role)
-        canvas.text(x + 8, 12, label, size=11)
-        x += 24 + 6.9 * len(label)
+def _legend_places(legend: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str, float, float]]:
+    """(role, shape, label, x, y) of each series, in as many lines as they need."""
+    places: list[tuple[str, str, str, float, float]] = []
+    x, y = _EDGE - 2.0, 8.0
+    for role, shape, words in legend:
+        label = plain(words, 30)
+        width = 24 + 6.9 * len(label)
+        if places and x + width > WIDTH:
+            x, y = _EDGE - 2.0, y + 16
+        places.append((role, shape, label, x, y))
+        x += width
+    return places
 
 
 def _draw_row(canvas: Canvas, scale: _Scale, row: Row, y: float) -> None:
@@ -305,7 +316,7 @@ def _draw_summary(canvas: Canvas, scale: _Scale, mark: Mark, y: float, *, along:
             canvas.line([(end, y - 3.5), (end, y + 3.5)], role=mark.role, width=1.6)
     if mark.target is not None:
         goal = scale.x(mark.target)
-        canvas.line([(goal, y - 9), (goal, y + 7)], role="ink", width=1.6)
+        canvas.line([(goal, y - 6.5), (goal, y + 6.5)], role="ink", width=1.6)
     _draw_shape(canvas, mark.shape, x, y, mark.role, hollow=mark.low is None)
 
 

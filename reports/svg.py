@@ -137,8 +137,8 @@ class Canvas:
             {
                 "class": "chart", "viewBox": f"0 0 {self.width:g} {self.height:g}",
                 "width": f"{self.width:g}", "height": f"{self.height:g}", "role": "img",
-                "aria-labelledby": f"{key}-title {key}-desc", "fill": "none", "stroke-linejoin": "round",
-                "font-family": "DejaVu Sans, system-ui, sans-serif",
+                "aria-labelledby": f"{key}-title", "aria-describedby": f"{key}-desc",
+                "fill": "none", "stroke-linejoin": "round", "font-family": "DejaVu Sans, system-ui, sans-serif",
             },
         )  # fmt: skip
         for tag, words in (("title", title), ("desc", description)):

@@ -9,7 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reports.parts import by_backend
-from reports.units import NONE, duration_text, interval_text, percent, plain, scale_for, value_text, with_interval
+from reports.units import (
+    NONE,
+    duration_text,
+    interval_text,
+    percent,
+    plain,
+    scale_for,
+    significant,
+    value_text,
+    with_interval,
+)
 from reports.view import (
     backend_label,
     cells_of,
@@ -22,7 +32,7 @@ from reports.view import (
     sentence,
     troubles,
 )
-from results.analysis import Analysis, Cell, Comparison
+from results.analysis import Analysis, Cell, CellKey, Comparison
 from results.schema import BASELINE, COMPARABLE_LANES, REGISTRY, ROLES, BackendRecord
 
 OVERVIEW = (
@@ -66,7 +76,6 @@ class OverviewLane:
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
-    workload: str
     metric: str
     backend: str
     baseline: str
@@ -76,9 +85,15 @@ class VerdictRow:
     difference: str
     verdict: str
     """faster, slower, equivalent, inconclusive, or empty."""
-    why_none: str
-    p: str
+    remarks: tuple[str, ...]
+    """The p-values that the verdict rests on, and why there is none."""
     detectable: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictGroup:
+    workload: str
+    rows: tuple[VerdictRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,51 +155,57 @@ def _overview_entry(analysis: Analysis, cells: Sequence[Cell], workload: str, me
     return OverviewEntry(NONE)
 
 
-def verdicts(analysis: Analysis) -> tuple[VerdictRow, ...]:
-    """Every comparison, in the registry's order."""
-    order = {name: index for index, name in enumerate(REGISTRY)}
+def verdicts(analysis: Analysis) -> tuple[VerdictGroup, ...]:
+    """Every comparison, workload by workload, in the registry's order."""
     found = sorted(
-        analysis.comparisons,
-        key=lambda c: (order.get((c.key.workload, c.key.metric), len(order)), c.family, rank(analysis, c.key.backend)),
+        analysis.comparisons, key=lambda c: (_order(c.key), c.family, rank(analysis, c.key.backend), c.baseline.backend)
     )
-    return tuple(_verdict_row(comparison) for comparison in found)
+    workloads = dict.fromkeys(comparison.key.workload for comparison in found)
+    return tuple(
+        VerdictGroup(workload, tuple(_verdict_row(c) for c in found if c.key.workload == workload))
+        for workload in workloads
+    )
+
+
+def _order(key: CellKey) -> int:
+    """The metric's place in the registry; the unknown come last."""
+    names = list(REGISTRY)
+    name = (key.workload, key.metric)
+    return names.index(name) if name in REGISTRY else len(names)
 
 
 def _verdict_row(comparison: Comparison) -> VerdictRow:
-    unit = comparison.metric.unit
     lane, baseline_lane = comparison.key.lane, comparison.baseline.lane
-    p_values = [
-        f"p {name} {value:.2g}"
-        for name, value in (("difference", comparison.p_difference), ("equivalence", comparison.p_equivalence))
-        if value is not None
-    ]
+    p_values = {"difference": comparison.p_difference, "equivalence": comparison.p_equivalence}
+    if comparison.verdict in {"faster", "slower"}:
+        del p_values["equivalence"]
+    elif comparison.verdict == "equivalent":
+        del p_values["difference"]
+    remarks = [f"p of {name} {_p_text(value)}" for name, value in p_values.items() if value is not None]
     return VerdictRow(
-        workload=comparison.key.workload,
         metric=comparison.key.metric,
         backend=backend_label(comparison.key),
         baseline=backend_label(comparison.baseline),
         lane=lane if lane == baseline_lane else f"{lane} over {baseline_lane}",
         blocks=comparison.blocks,
         effect=with_interval(comparison.ratio, comparison.interval, "ratio"),
-        difference=with_interval(comparison.difference, comparison.difference_interval, unit),
+        difference=with_interval(comparison.difference, comparison.difference_interval, comparison.metric.unit),
         verdict=comparison.verdict or "",
-        why_none=comparison.note,
-        p=", ".join(p_values),
+        remarks=tuple([*remarks, comparison.note] if comparison.note else remarks),
         detectable=percent(comparison.detectable),
     )
 
 
+def _p_text(value: float) -> str:
+    return "< 0.001" if value < 0.001 else significant(value, 2)
+
+
 def cell_groups(analysis: Analysis) -> tuple[CellGroup, ...]:
     """Every cell, workload by workload; nothing dropped."""
-    order = {name: index for index, name in enumerate(REGISTRY)}
     groups: dict[str, list[Cell]] = {}
     for cell in sorted(
         analysis.cells,
-        key=lambda c: (
-            order.get((c.key.workload, c.key.metric), len(order)),
-            rank(analysis, c.key.backend),
-            _role_order(c),
-        ),
+        key=lambda c: (_order(c.key), rank(analysis, c.key.backend), _role_order(c)),
     ):
         groups.setdefault(cell.key.workload, []).append(cell)
     return tuple(
@@ -227,11 +248,20 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in facts.items():
         name = plain(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
+        inner = dict(value) if _is_pairs(value) else value
+        if isinstance(inner, Mapping):
+            flat |= flatten(inner, f"{name}.")
         else:
             flat[name] = fact_text(name, value)
     return flat
+
+
+def _is_pairs(value: Any) -> bool:
+    """A list of (name, facts), which is a mapping in order."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    pairs = all(isinstance(item, list | tuple) and len(item) == 2 for item in value)
+    return pairs and all(isinstance(name, str) and isinstance(facts, Mapping) for name, facts in value)
 
 
 def fact_text(name: str, value: Any) -> str:
@@ -245,7 +275,9 @@ def fact_text(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         simple = all(isinstance(item, str | int | float) for item in value)
         text = ", ".join(map(str, value))
-        return plain(text) if simple and len(text) <= 120 else f"{len(value)} entries"
+        return (
+            plain(text) if simple and len(text) <= 120 else f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
+        )
     return plain(str(value))
 
 

@@ -54,7 +54,8 @@ def significant(value: float, digits: int = 3) -> str:
         return NONE
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{value:.{digits - 1}e}".rpartition("e")[2])  # after rounding: 999.6 is 1000
+    decimals = max(0, digits - 1 - exponent)
     text = f"{value:,.{min(decimals, 9)}f}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
     return "0" if not text.strip("0.\N{MINUS SIGN}") else text
 
