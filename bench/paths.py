@@ -8,13 +8,10 @@ import stat
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-RUNS = Path("runs")
-"""Default parent of run folders, below the working directory."""
-
 
 _GENERATED = (
-    ".venv", "tare_bench.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
-    ".benchmarks", ".hypothesis", ".nox",
+    ".venv", "__pycache__", "tare_bench.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache",
+    ".import_linter_cache", ".benchmarks", ".hypothesis", ".nox",
 )  # fmt: skip
 
 
