@@ -34,10 +34,11 @@ class Fleet:
             members = [entry for entry in self._entries.values() if entry.host == host]
             try:
                 found.update({item.backend: item for item in self._launcher(members[0].name).probe()})
-            except (IsolationError, RuntimeError) as error:
-                reason = error.reason if isinstance(error, IsolationError) else "failed"
+            except IsolationError as error:
                 for entry in members:
-                    found[entry.name] = Availability(entry.name, available=False, reason=reason, detail=str(error))
+                    found[entry.name] = Availability(
+                        entry.name, available=False, reason=error.reason, detail=error.detail
+                    )
         return tuple(found[name] for name in self._entries)
 
     def prepare(self, backend: str, site: Site) -> Availability:

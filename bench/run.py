@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -18,21 +19,24 @@ from typing import Any
 import filelock
 
 from bench import engine, host, parity
+from bench.assets import Assets, locate
 from bench.backends import registry
 from bench.engine import Bench, Missing, Progress
 from bench.fleet import Fleet
 from bench.journal import LABEL, Journal, journal_folder, journals, start_ticks
+from bench.payload.protocol import ProtocolError
 from bench.plan import Cell, Pace, Plan
-from bench.provision import Assets, locate
 from bench.slot import Slot
 from bench.supervisor import Terminated
-from isolation.api import Availability, IsolationError, Site, Unsupported
+from isolation.api import Availability, IsolationError, Launched, Site, Unsupported
 from isolation.container import cgroup
 from isolation.messages import Words
 from results.schema import SCHEMA_VERSION, BackendRecord, Manifest, Sample
 from results.store import Store
+from vmdriver.image import recorded_guest
 
 SCRATCH_PARENT = Path("/var/tmp")
+PAYLOAD_NAME = "probe"
 
 
 class CannotRun(Exception):
@@ -223,8 +227,20 @@ def _record(bench: Bench, availability: Availability) -> BackendRecord:
         with slot.launch() as live:
             where = live.channel.request("where", timeout_s=bench.plan.timeout_s)
             facts: dict[str, Any] = parity.parity(where, live.launched, parity.outside(live.launched))
-            digest = live.channel.request("sha256", "/proc/self/exe", timeout_s=bench.plan.timeout_s)
+            digest = _payload_digest(live.launched, bench.site)
             live.finish()
-    except IsolationError as error:
-        return replace(record, detail=f"parity could not be read: {error.detail}")
-    return replace(record, parity=facts, payload_sha256=str(digest.get("sha256")))
+    except (IsolationError, ProtocolError, TimeoutError) as error:
+        return replace(record, detail=f"parity could not be read: {error}")
+    return replace(record, parity=facts, payload_sha256=digest)
+
+
+def _payload_digest(launched: Launched, site: Site) -> str | None:
+    """SHA-256 of the program that runs as payload: read behind the host process, or from the guest image's record.
+
+    The driver has checked the image against that record, and the record against the host's payload.
+    """
+    for pid in launched.processes:
+        if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == PAYLOAD_NAME:
+            with open(f"/proc/{pid}/exe", "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return recorded_guest(Path(site.initramfs)).payload_sha256 if site.initramfs else None

@@ -61,6 +61,8 @@ class Slot:
     typical: Mapping[str, float]
     numbers: count[int]
     logs: str
+    prefix: str = ""
+    """Of instance names: tells those of parity and pilot from the measured ones."""
 
     @property
     def workload(self) -> str:
@@ -137,10 +139,10 @@ class Slot:
             return ()
         from vmdriver.machine import mount_requests
 
-        return mount_requests(spec)
+        return mount_requests(spec, self.site)
 
     def _spec(self, arguments: tuple[str, ...], limits: Limits | None, volumes: tuple[Volume, ...]) -> Spec:
-        instance = f"{self.backend}-{next(self.numbers)}"
+        instance = f"{self.prefix}{self.backend}-{next(self.numbers)}"
         log = f"{self.logs}/{self.backend}.stderr" if self.words.cheap else f"{self.logs}/{instance}.console"
         return Spec(
             instance=instance,

@@ -103,7 +103,10 @@ class Server:
     def _load(self, message: Load) -> tuple[None, tuple[int, ...]]:
         for factory in message.factories:
             module, _, attribute = factory.target.partition(":")
-            make = getattr(importlib.import_module(module), attribute)
+            try:
+                make = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise Unsupported("not_installed", f"backend {factory.name} ({factory.target}): {error}") from error
             self._backends[factory.name] = make(factory.name, **dict(factory.options))
         gc.collect()
         gc.freeze()  # what was imported never dies: later collections need not walk it
@@ -115,9 +118,11 @@ class Server:
     def _prepare(self, message: Prepare) -> tuple[Availability, tuple[int, ...]]:
         backend = self._backends[message.backend]
         found = backend.availability()
+        if found.available:
+            backend.prepare(message.site)
+            found = backend.availability()  # preparing may have proved another lane
         if not found.available or found.lane is None:
             raise Unsupported(found.reason or "unknown", found.detail or "no reason given")
-        backend.prepare(message.site)
         self._lanes[message.backend] = found.lane
         self._sites[message.backend] = message.site
         return found, ()

@@ -18,7 +18,7 @@ import pytest
 
 from bench.fleet import Fleet
 from bench.journal import LABEL
-from bench.provision import Assets, locate
+from bench.assets import Assets, locate
 from isolation.api import Site, Spec
 from isolation.container import cgroup
 from results.statistics import ratio_interval
