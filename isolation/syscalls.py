@@ -1,18 +1,20 @@
-"""Linux system calls that Python lacks: ctypes set up once, one thin function per call.
+"""Linux system calls by number, through ctypes set up once: one thin method per call.
 
-Every failure is an OSError whose message names what was tried, on which path, and the errno's meaning.  Numbers
-are those of x86-64; calls that Python's `os` has are used from there.  Together with the few thin functions at the
-end, this module is the real `isolation.container.operations.System`.
+`System` turns each call into a number and arguments; what happens then is up to the subclass.  `Direct` makes the
+call at once, and its failures are OSErrors whose message names what was tried, on which path, and the errno's
+meaning.  `isolation.container.table.Encoder` writes it down for a child to make later; tests only record it.
+
+Numbers are those of x86-64.  Structures are packed bytes, which ctypes passes as a pointer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import os
 import stat
 import struct
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,215 +38,241 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_BIND = 4096
 MS_REC = 16384
-MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
-MOVE_MOUNT_F_EMPTY_PATH = 0x04
-MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
+_MOVE_MOUNT_EMPTY_PATHS = 0x04 | 0x40
 
-# include/uapi/linux/fcntl.h, openat2.h, close_range.h, prctl.h, capability.h
+# include/uapi/linux/fcntl.h, openat2.h, prctl.h, capability.h, if.h, sockios.h, asm-generic/signal-defs.h
 AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-CLOSE_RANGE_CLOEXEC = 4
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 CAP_SYS_ADMIN = 21
-CAPABILITY_VERSION_3 = 0x20080522
-
-_SIGCHLD = 17
-_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
+_AT_EMPTY_PATH = 0x1000
+_RESOLVE_NO_SYMLINKS_BENEATH = 0x04 | 0x08
+_CAPABILITY_VERSION_3 = 0x20080522
+_SIOCSIFFLAGS, _IFF_UP, _AF_INET, _SOCK_DGRAM = 0x8914, 1, 2, 2
+_SIG_SETMASK, _SIGCHLD, _SIGNAL_SET_BYTES = 2, 17, 8
 _ALL_DESCRIPTORS = 0xFFFFFFFF
 
+_ALL_SIGNALS = b"\xff" * _SIGNAL_SET_BYTES
+NO_SIGNALS = bytes(_SIGNAL_SET_BYTES)
 
-class _CloneArguments(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in (
-            "flags",
-            "pidfd",
-            "child_tid",
-            "parent_tid",
-            "exit_signal",
-            "stack",
-            "stack_size",
-            "tls",
-            "set_tid",
-            "set_tid_size",
-            "cgroup",
-        )
-    )
+# arch/x86/entry/syscalls/syscall_64.tbl
+_WRITE, _CLOSE, _RT_SIGACTION, _RT_SIGPROCMASK, _IOCTL = 1, 3, 13, 14, 16
+_DUP2, _SOCKET, _EXECVE, _EXIT, _FCNTL, _CHDIR, _MKDIR = 33, 41, 59, 60, 72, 80, 83
+_SYMLINK, _UMASK, _SETSID, _MKNOD, _PIVOT_ROOT, _PRCTL = 88, 95, 112, 133, 155, 157
+_MOUNT, _UMOUNT2, _SETHOSTNAME, _CAPGET, _CAPSET = 165, 166, 170, 125, 126
+_OPENAT, _MKDIRAT, _UNSHARE, _SETNS = 257, 258, 272, 308
+_OPEN_TREE, _MOVE_MOUNT, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 435, 436, 437, 442
+
+Argument = int | bytes | ctypes.Array[Any]
+
+# PyDLL keeps the GIL: after clone3 a child must not find it in the hands of a thread that it has not got.
+raw: Any = ctypes.PyDLL(None, use_errno=True)["syscall"]
+raw.restype = ctypes.c_long
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+def _path(path: str) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError(f"path {path!r} holds a NUL byte")
+    return encoded
 
 
-class _MountAttributes(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd"))
+class System(ABC):
+    """The calls, one method each. Those that open something return a descriptor."""
+
+    @abstractmethod
+    def call(self, tried: str, number: int, *arguments: Argument, tolerated: int = 0) -> int:
+        """Do call `number`, in words `tried`. The errno `tolerated` is no failure."""
+
+    @abstractmethod
+    def opening(self, tried: str, number: int, *arguments: Argument) -> int:
+        """A `call` that returns a new descriptor."""
+
+    def close(self, descriptor: int) -> None:
+        self.call(f"close descriptor {descriptor}", _CLOSE, descriptor)
+
+    # Mounts
+
+    def mount(self, source: str, target: str, filesystem: str, flags: int, data: str) -> None:
+        tried = f"mount {filesystem or source} on {target} (flags {flags:#x}, options {data!r})"
+        self.call(tried, _MOUNT, _path(source), _path(target), filesystem.encode(), flags, _path(data))
+
+    def umount2(self, target: str, flags: int) -> None:
+        self.call(f"umount {target} (flags {flags:#x})", _UMOUNT2, _path(target), flags)
+
+    def pivot_root(self, new_root: str, put_old: str) -> None:
+        self.call(f"pivot_root to {new_root}, old root at {put_old}", _PIVOT_ROOT, _path(new_root), _path(put_old))
+
+    def open_tree(self, path: str, flags: int) -> int:
+        """A descriptor of the mount at `path`; with OPEN_TREE_CLONE of a detached copy of it."""
+        return self.opening(f"open_tree {path}", _OPEN_TREE, AT_FDCWD, _path(path), flags | os.O_CLOEXEC)
+
+    def mount_setattr(self, tree: int, attributes: int, path: str) -> None:
+        """Set MOUNT_ATTR_* on the whole mount tree behind the descriptor; `path` is for the message."""
+        structure = struct.pack("=4Q", attributes, 0, 0, 0)
+        flags = _AT_EMPTY_PATH | AT_RECURSIVE
+        tried = f"mount_setattr {attributes:#x} on {path}"
+        self.call(tried, _MOUNT_SETATTR, tree, b"", flags, structure, len(structure))
+
+    def move_mount(self, tree: int, target: int, path: str) -> None:
+        """Attach the detached mount on the file that `target` holds; `path` is for the message."""
+        self.call(f"move_mount on {path}", _MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS)
+
+    # Namespaces and privileges
+
+    def unshare(self, flags: int) -> None:
+        self.call(f"unshare namespaces {flags:#x}", _UNSHARE, flags)
+
+    def setns(self, descriptor: int, flags: int) -> None:
+        self.call(f"setns to namespaces {flags:#x} of descriptor {descriptor}", _SETNS, descriptor, flags)
+
+    def sethostname(self, name: str) -> None:
+        encoded = name.encode()
+        self.call(f"sethostname {name}", _SETHOSTNAME, encoded, len(encoded))
+
+    def prctl(self, option: int, argument: int) -> None:
+        self.call(f"prctl option {option}, argument {argument}", _PRCTL, option, argument, 0, 0, 0)
+
+    def setsid(self) -> None:
+        self.call("setsid", _SETSID)
+
+    def capset(self, capabilities: Capabilities) -> None:
+        """Set those of the calling thread."""
+        sets = (capabilities.effective, capabilities.permitted, capabilities.inheritable)
+        data = struct.pack("=6I", *(mask & 0xFFFFFFFF for mask in sets), *(mask >> 32 for mask in sets))
+        self.call(f"capset to {capabilities}", _CAPSET, struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)
+
+    def raise_loopback(self) -> None:
+        """Set IFF_UP on `lo` of the present network namespace (netdevice 7)."""
+        descriptor = self.opening("socket for netdevice", _SOCKET, _AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0)
+        request = struct.pack("=16sH22x", b"lo", _IFF_UP)
+        self.call("bring the loopback interface up", _IOCTL, descriptor, _SIOCSIFFLAGS, request)
+        self.close(descriptor)
+
+    # Files
+
+    def chdir(self, path: str) -> None:
+        self.call(f"chdir {path}", _CHDIR, _path(path))
+
+    def mkdir(self, path: str, mode: int) -> None:
+        self.call(f"mkdir {path}", _MKDIR, _path(path), mode)
+
+    def symlink(self, content: str, path: str) -> None:
+        self.call(f"symlink {path} to {content}", _SYMLINK, _path(content), _path(path))
+
+    def umask(self, mask: int) -> None:
+        self.call(f"umask {mask:o}", _UMASK, mask)
+
+    def make_device(self, path: str, major: int, minor: int) -> None:
+        """A character device that everybody may read and write, as far as the umask goes."""
+        mode = stat.S_IFCHR | 0o666
+        self.call(f"mknod {path} ({major}, {minor})", _MKNOD, _path(path), mode, os.makedev(major, minor))
+
+    def make_file(self, path: str) -> None:
+        """An empty file that did not exist."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self.close(self.opening(f"create {path}", _OPENAT, AT_FDCWD, _path(path), flags, 0o666))
+
+    def write_file(self, path: str, text: str) -> None:
+        """One `write` of `text` to the existing file `path`, as kernel interfaces want it."""
+        encoded = text.encode()
+        descriptor = self.opening(f"open {path}", _OPENAT, AT_FDCWD, _path(path), os.O_WRONLY | os.O_CLOEXEC)
+        self.call(f"write {text!r} to {path}", _WRITE, descriptor, encoded, len(encoded))
+        self.close(descriptor)
+
+    def open_beneath(self, path: str, flags: int) -> int:
+        """Open `path` below the working directory; a symbolic link anywhere in it is refused with ELOOP."""
+        how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS_BENEATH)
+        tried = f"open {path} below the new root, symbolic links refused"
+        return self.opening(tried, _OPENAT2, AT_FDCWD, _path(path), how, len(how))
+
+    def make_beneath(self, path: str, is_directory: bool) -> None:
+        """Make `path` below the working directory, a directory or an empty file, with its parents, where missing.
+
+        Symbolic links in it are refused with ELOOP or ENOTDIR.
+        """
+        *parents, last = path.split("/")
+        walk = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        at = self.opening(f"open the new root for {path}", _OPENAT, AT_FDCWD, b".", walk, 0)
+        for name in (*parents, last) if is_directory else parents:
+            self.call(f"mkdir {name} of {path}", _MKDIRAT, at, _path(name), 0o755, tolerated=errno.EEXIST)
+            below = self.opening(f"open {name} of {path}, a directory", _OPENAT, at, _path(name), walk, 0)
+            self.close(at)
+            at = below
+        if not is_directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.close(self.opening(f"create {path}", _OPENAT, at, _path(last), flags, 0o644))
+        self.close(at)
+
+    # From a child to its program
+
+    def dup2(self, descriptor: int, number: int) -> None:
+        self.call(f"dup2 {descriptor} to {number}", _DUP2, descriptor, number)
+
+    def close_on_exec(self, descriptor: int) -> None:
+        self.call(f"close-on-exec for {descriptor}", _FCNTL, descriptor, 2, 1)
+
+    def close_from(self, first: int) -> None:
+        """Close every descriptor from `first` up (Linux 5.9)."""
+        self.call(f"close descriptors from {first} up", _CLOSE_RANGE, first, _ALL_DESCRIPTORS, 0)
+
+    def default_signal(self, number: int) -> None:
+        """SIG_DFL for one that is ignored: what is ignored would stay so over exec."""
+        self.call(f"default action for signal {number}", _RT_SIGACTION, number, bytes(32), 0, _SIGNAL_SET_BYTES)
+
+    def set_blocked_signals(self, mask: bytes) -> None:
+        self.call("set the signal mask", _RT_SIGPROCMASK, _SIG_SETMASK, mask, 0, _SIGNAL_SET_BYTES)
+
+    def execve(self, path: str, argv: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> None:
+        variables = tuple(f"{name}={value}" for name, value in environment)
+        self.call(f"execve {path}", _EXECVE, _path(path), _strings(argv), _strings(variables))
+
+    def exit(self, code: int) -> None:
+        self.call(f"exit {code}", _EXIT, code)
 
 
-class _CapabilityHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+def _strings(words: tuple[str, ...]) -> ctypes.Array[Any]:
+    """A null-terminated array of C strings; it keeps them alive."""
+    return (ctypes.c_char_p * (len(words) + 1))(*map(_path, words), None)
 
 
-class _CapabilityData(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-# clone3 must not give up the GIL: another thread could take it, and the child would wait for a thread it has not.
-_libc_holding_gil = ctypes.PyDLL(None, use_errno=True)
-
-_INT, _UINT, _LONG = ctypes.c_int, ctypes.c_uint, ctypes.c_long
-_ULONG, _PATH, _POINTER = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_void_p
-
-
-def _function(name: str, *arguments: type) -> Callable[..., int]:
-    function = _libc[name]
-    function.argtypes, function.restype = arguments, _INT
-    return function
-
-
-def _numbered(number: int, *arguments: type, library: ctypes.CDLL = _libc) -> Callable[..., int]:
-    """A system call by number; `library["syscall"]` is a new object each time, so argtypes are its own."""
-    function: Any = library["syscall"]
-    function.argtypes, function.restype = (_LONG, *arguments), _LONG
-
-    def call(*values: Any) -> int:
-        return function(number, *values)  # type: ignore[no-any-return]
-
-    return call
-
-
-_mount = _function("mount", _PATH, _PATH, _PATH, _ULONG, _PATH)
-_umount2 = _function("umount2", _PATH, _INT)
-_unshare = _function("unshare", _INT)
-_setns = _function("setns", _INT, _INT)
-_sethostname = _function("sethostname", _PATH, ctypes.c_size_t)
-_prctl = _function("prctl", _INT, _ULONG, _ULONG, _ULONG, _ULONG)
-_clone3 = _numbered(435, _POINTER, ctypes.c_size_t, library=_libc_holding_gil)
-_close_range = _numbered(436, _UINT, _UINT, _UINT)
-_openat2 = _numbered(437, _INT, _PATH, _POINTER, ctypes.c_size_t)
-_pivot_root = _numbered(155, _PATH, _PATH)
-_open_tree = _numbered(428, _INT, _PATH, _UINT)
-_move_mount = _numbered(429, _INT, _PATH, _INT, _PATH, _UINT)
-_mount_setattr = _numbered(442, _INT, _PATH, _UINT, _POINTER, ctypes.c_size_t)
-_capget = _numbered(125, _POINTER, _POINTER)
-_capset = _numbered(126, _POINTER, _POINTER)
-
-
-def _failure(tried: str) -> OSError:
-    number = ctypes.get_errno()
+def failure(number: int, tried: str) -> OSError:
     return OSError(number, f"{tried}: {os.strerror(number)}")
 
 
-def clone3(flags: int, cgroup: int | None = None) -> tuple[int, int]:
-    """Fork with `flags` and a pidfd: (pid, pidfd) in the parent, (0, -1) in the child.
+class Direct(System):
+    """Calls made at once, in this process. Raises OSError."""
 
-    `cgroup` is a descriptor of a cgroup v2 directory in which the child is born.  The child has default signal
-    handlers; as after `os.fork` it holds a copy of everything else, and Python's own locks are put right.  The C
-    library's are not: call it from a process with one thread only (man clone 2, fork(2) in glibc's manual).
-    """
-    pidfd = ctypes.c_int(-1)
-    arguments = _CloneArguments(
-        flags=flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (0 if cgroup is None else CLONE_INTO_CGROUP),
-        pidfd=ctypes.addressof(pidfd),
-        exit_signal=_SIGCHLD,
-        cgroup=cgroup or 0,
-    )
-    address, size = ctypes.addressof(arguments), ctypes.sizeof(arguments)
-    python = ctypes.pythonapi
-    python.PyOS_BeforeFork()
-    pid = _clone3(address, size)
-    if pid == 0:
-        python.PyOS_AfterFork_Child()
-        return 0, -1
-    error = ctypes.get_errno()
-    python.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(error, f"clone3 with flags {flags:#x}: {os.strerror(error)}")
-    return pid, pidfd.value
+    def call(self, tried: str, number: int, *arguments: Argument, tolerated: int = 0) -> int:
+        result: int = raw(number, *arguments)
+        if result < 0 and ctypes.get_errno() != tolerated:
+            raise failure(ctypes.get_errno(), tried)
+        return result
+
+    def opening(self, tried: str, number: int, *arguments: Argument) -> int:
+        return self.call(tried, number, *arguments)
 
 
-def unshare(flags: int) -> None:
-    if _unshare(flags):
-        raise _failure(f"unshare namespaces {flags:#x}")
+direct = Direct()
+umount2 = direct.umount2
 
 
-def setns(descriptor: int, flags: int) -> None:
-    if _setns(descriptor, flags):
-        raise _failure(f"setns to namespaces {flags:#x} of descriptor {descriptor}")
-
-
-def mount(source: str, target: str, filesystem: str, flags: int, data: str) -> None:
-    if _mount(os.fsencode(source), os.fsencode(target), filesystem.encode(), flags, os.fsencode(data)):
-        raise _failure(f"mount {filesystem or source} on {target} (flags {flags:#x}, options {data!r})")
-
-
-def umount2(target: str, flags: int) -> None:
-    if _umount2(os.fsencode(target), flags):
-        raise _failure(f"umount {target} (flags {flags:#x})")
-
-
-def pivot_root(new_root: str, put_old: str) -> None:
-    if _pivot_root(os.fsencode(new_root), os.fsencode(put_old)):
-        raise _failure(f"pivot_root to {new_root}, old root at {put_old}")
-
-
-def open_tree(path: str, flags: int) -> int:
-    """A descriptor of the mount at `path`; with OPEN_TREE_CLONE of a detached copy of it."""
-    descriptor = _open_tree(AT_FDCWD, os.fsencode(path), flags | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise _failure(f"open_tree {path} (flags {flags:#x})")
-    return descriptor
-
-
-def move_mount(tree: int, target: int, path: str) -> None:
-    """Attach the detached mount `tree` on the directory or file that `target` holds; `path` is for the message."""
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    if _move_mount(tree, b"", target, b"", flags):
-        raise _failure(f"move_mount on {path}")
-
-
-def mount_setattr(tree: int, attributes: int, path: str) -> None:
-    """Set MOUNT_ATTR_* on the whole mount tree behind the descriptor; `path` is for the message."""
-    structure = _MountAttributes(set=attributes)
-    flags = AT_EMPTY_PATH | AT_RECURSIVE
-    if _mount_setattr(tree, b"", flags, ctypes.addressof(structure), ctypes.sizeof(structure)):
-        raise _failure(f"mount_setattr {attributes:#x} on {path}")
-
-
-def open_beneath(path: str, flags: int) -> int:
-    """Open `path` below the working directory; a symbolic link anywhere in it is refused with ELOOP."""
-    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-    descriptor = _openat2(AT_FDCWD, os.fsencode(path), ctypes.addressof(how), ctypes.sizeof(how))
-    if descriptor < 0:
-        raise _failure(f"open {path} inside the new root, refusing symbolic links")
-    return descriptor
-
-
-def sethostname(name: str) -> None:
-    raw = name.encode()
-    if _sethostname(raw, len(raw)):
-        raise _failure(f"sethostname {name}")
-
-
-def prctl(option: int, argument: int) -> None:
-    if _prctl(option, argument, 0, 0, 0):
-        raise _failure(f"prctl option {option}, argument {argument}")
-
-
-def mark_close_on_exec(first: int) -> None:
-    """Every descriptor from `first` up is closed by the next exec, also those inherited without the flag."""
-    if _close_range(first, _ALL_DESCRIPTORS, CLOSE_RANGE_CLOEXEC):
-        raise _failure(f"close_range from {first} with CLOEXEC (Linux 5.11)")
+def write_file(path: str, text: str) -> None:
+    """One `write` to an existing file, the descriptor closed also on failure. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        raise failure(error.errno or 0, f"write {text!r} to {path}") from None
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,88 +286,31 @@ class Capabilities:
 
 def capget() -> Capabilities:
     """Those of the calling thread."""
-    header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
-    data = (_CapabilityData * 2)()
-    if _capget(ctypes.addressof(header), ctypes.addressof(data)):
-        raise _failure("capget of this thread")
-    low, high = data[0], data[1]
-    return Capabilities(
-        low.effective | high.effective << 32,
-        low.permitted | high.permitted << 32,
-        low.inheritable | high.inheritable << 32,
-    )
+    data = ctypes.create_string_buffer(24)
+    direct.call("capget of this thread", _CAPGET, struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)
+    low, high = struct.unpack("=6I", data.raw)[:3], struct.unpack("=6I", data.raw)[3:]
+    return Capabilities(*(first | second << 32 for first, second in zip(low, high, strict=True)))
 
 
-def capset(capabilities: Capabilities) -> None:
-    """Set those of the calling thread."""
-    header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
-    sets = (capabilities.effective, capabilities.permitted, capabilities.inheritable)
-    data = (_CapabilityData * 2)(
-        _CapabilityData(*(mask & 0xFFFFFFFF for mask in sets)),
-        _CapabilityData(*(mask >> 32 for mask in sets)),
-    )
-    if _capset(ctypes.addressof(header), ctypes.addressof(data)):
-        raise _failure(f"capset to effective {capabilities.effective:#x}, permitted {capabilities.permitted:#x}")
+def block_all_signals() -> bytes:
+    """Block them in this thread; the mask to give to `set_blocked_signals` afterwards."""
+    before = ctypes.create_string_buffer(_SIGNAL_SET_BYTES)
+    direct.call("block all signals", _RT_SIGPROCMASK, _SIG_SETMASK, _ALL_SIGNALS, before, _SIGNAL_SET_BYTES)
+    return before.raw
 
 
-def write_file(path: str, text: str) -> None:
-    """One `write` of `text` to the existing file `path`, as kernel interfaces want it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"write {text!r} to {path}: {os.strerror(error.errno or 0)}") from None
-    finally:
-        os.close(descriptor)
+def clone3(flags: int, cgroup: int | None = None) -> tuple[int, int]:
+    """Fork with `flags` and a pidfd: (pid, pidfd) in the parent, (0, -1) in the child. Raises OSError.
 
-
-def make_device(path: str, major: int, minor: int) -> None:
-    """A character device that everybody may read and write, as far as the umask goes."""
-    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
-
-
-def make_file(path: str) -> None:
-    """An empty file that did not exist."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-
-
-def make_beneath(path: str, is_directory: bool) -> None:
-    """Make `path` below the working directory, a directory or an empty file, with its parents, where missing.
-
-    Symbolic links in it are refused with ELOOP.
+    `cgroup` is a descriptor of a cgroup version 2 directory in which the child is born.  As after `fork` the child
+    holds a copy of everything, with default signal handlers.  Nothing puts right the locks of Python and of the C
+    library in it: the caller has one thread only, blocks signals, and lets the child do little.  (The care that
+    os.fork takes costs the child some hundred page faults, up to 0.7 ms.)
     """
-    *parents, last = path.split("/")
-    at = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in (*parents, last) if is_directory else parents:
-            with contextlib.suppress(FileExistsError):  # a link in its place is refused by O_NOFOLLOW below
-                os.mkdir(name, 0o755, dir_fd=at)
-            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = below
-        if not is_directory:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(last, flags, 0o644, dir_fd=at))
-    finally:
-        os.close(at)
-
-
-def raise_loopback() -> None:
-    """Set IFF_UP on `lo` of the present network namespace (netdevice 7)."""
-    descriptor = _libc.socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0)
-    if descriptor < 0:
-        raise _failure("socket to configure the loopback interface")
-    try:
-        if _libc.ioctl(descriptor, _SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + struct.pack("=H22x", _IFF_UP)):
-            raise _failure("bring the loopback interface up")
-    finally:
-        os.close(descriptor)
-
-
-chdir = os.chdir
-close = os.close
-is_directory = os.path.isdir
-mkdir = os.mkdir
-setsid = os.setsid
-symlink = os.symlink
-umask = os.umask
+    flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (0 if cgroup is None else CLONE_INTO_CGROUP)
+    pidfd = ctypes.c_int(-1)
+    arguments = struct.pack("=11Q", flags, ctypes.addressof(pidfd), 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, cgroup or 0)
+    pid: int = raw(_CLONE3, arguments, len(arguments))
+    if pid < 0:
+        raise failure(ctypes.get_errno(), f"clone3 with flags {flags:#x}")
+    return pid, pidfd.value

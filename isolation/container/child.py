@@ -1,38 +1,27 @@
-"""The Python executor: a child born in new namespaces runs the operations, then becomes the payload.
+"""The Python executor: a child born in new namespaces makes the calls of a table, the last of which is its exec.
 
-The launcher's own set-up is copied by fork, so no other thread may run in it; errors before the exec come back
-through a pipe that the exec closes.
+Python in the child is one loop, since every page that it touches is a copy to be made (5 us a page on a host that
+is itself virtual).  Errors before the exec come back through a pipe that the exec closes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import select
-import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
 from isolation import syscalls
 from isolation.api import LaunchFailed
-from isolation.container.operations import Operation
+from isolation.container.operations import InheritOnly, Operation, UsualSignals
+from isolation.container.table import Encoder, Note
 
-_ALL_SIGNALS = signal.valid_signals()
+_REPORT_FD = 3
 _REPORT_BYTES = 4096
 _EXIT_CODE = 127
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What the child becomes: path inside the new root, argv, environment."""
-
-    path: str
-    argv: tuple[str, ...]
-    environment: dict[str, str]
-
-
-NOTHING = Program("", (), {})
-"""For a probe: the child does its operations and ends with code 0."""
+_USUAL_SIGNALS = UsualSignals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,67 +42,50 @@ class SetupFailure:
 
 
 def start(
-    operations: tuple[Operation, ...],
-    flags: int,
-    standard: tuple[int, int, int],
-    program: Program,
-    birthplace: int | None = None,
+    operations: tuple[Operation, ...], flags: int, standard: tuple[int, int, int], birthplace: int | None = None
 ) -> Child:
-    """Clone with namespace `flags`; returns once the child exists.
+    """Clone with namespace `flags`; returns once the child exists. The process must have one thread only.
 
-    `standard` become its 0, 1, 2 (none of them may itself be one of 0, 1, 2 in another place); `birthplace` is a
-    descriptor of the version 2 group to be born in.  Raises OSError.
+    `standard` become its 0, 1, 2; `birthplace` is a descriptor of the version 2 group to be born in.  Raises OSError.
     """
     report_fd, child_report = os.pipe2(os.O_CLOEXEC)
+    encoder = Encoder(_REPORT_FD + 1)
+    encoder.encode((InheritOnly((*standard, child_report)), _USUAL_SIGNALS, *operations))
     collecting = gc.isenabled()
     gc.disable()  # a collection in the child would copy the launcher's pages for nothing
-    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    before = syscalls.block_all_signals()
     try:
         pid, pidfd = syscalls.clone3(flags, birthplace)
         if pid == 0:
-            _become(operations, standard, program, child_report)
+            _become(encoder.calls, encoder.notes)
     except OSError:
         os.close(report_fd)
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+        syscalls.direct.set_blocked_signals(before)
         os.close(child_report)
         if collecting:
             gc.enable()
     return Child(pid, pidfd, report_fd)
 
 
-def _become(
-    operations: tuple[Operation, ...], standard: tuple[int, int, int], program: Program, report: int
-) -> NoReturn:
-    """Runs in the child and never returns. Signal handlers are the default ones already (CLONE_CLEAR_SIGHAND)."""
-    doing = "take over the channel"
+def _become(calls: list[tuple[syscalls.Argument, ...]], notes: list[Note]) -> NoReturn:
+    """Runs in the child and never returns."""
+    done = 0
     try:
-        for number, descriptor in enumerate(standard):
-            os.dup2(descriptor, number)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores these two, and what is ignored stays so
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for operation in operations:
-            try:
-                operation.execute(syscalls)
-            except OSError as error:
-                _report(report, error, operation.describe())
-        doing = f"execute {program.path}"
-        if program.path:
-            os.execve(program.path, program.argv, program.environment)
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001 - must never return into the launcher's stack
-        _report(report, error, doing)
-
-
-def _report(report: int, error: BaseException, doing: str) -> NoReturn:
-    number = error.errno or 0 if isinstance(error, OSError) else 0
-    text = error.args[1] if isinstance(error, OSError) and len(error.args) > 1 else repr(error)
-    try:
-        os.write(report, f"{number} {doing}: {text}".encode()[:_REPORT_BYTES])
+        call = syscalls.raw
+        for arguments in calls:
+            if call(*arguments) < 0 and ctypes.get_errno() != notes[done].tolerated:
+                break
+            done += 1
+        _report(ctypes.get_errno(), notes[done])
     finally:
         os._exit(_EXIT_CODE)
+
+
+def _report(number: int, note: Note) -> None:
+    text = f"{number} {note.operation.describe()}: {note.tried}: {os.strerror(number)}"
+    os.write(_REPORT_FD, text.encode()[:_REPORT_BYTES])
 
 
 def failure(child: Child, timeout_s: float) -> SetupFailure | None:

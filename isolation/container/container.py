@@ -165,7 +165,6 @@ class Container:
                 operations,
                 namespaces.flags(born_in(self.profile, self._user)),
                 (child_in, child_out, log),
-                child.Program("/probe", ("/probe", *spec.payload_arguments()), dict(spec.environment)),
                 birthplace,
             )
         undo.callback(_abandon, started)

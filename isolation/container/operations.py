@@ -1,7 +1,7 @@
 """What a container's first process does before it becomes the payload, as small frozen operations.
 
-Each can `describe()` itself and `execute()` against a `System`: `isolation.syscalls`, or a recording double.  The
-operations below `Overlay` work on paths relative to the working directory, which is the new root file system.  Mount
+Each can `describe()` itself and `execute()` against a `System`: calls made at once, written into a table, or recorded
+by a test.  After `Overlay`, paths are relative to the working directory, which is the new root file system.  Mount
 targets in it are opened below that directory with symbolic links refused, and mounted through the descriptor, since
 the file system's content is not trusted.
 """
@@ -9,40 +9,13 @@ the file system's content is not trusted.
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
 from isolation import syscalls
 from isolation.container import namespaces
-from isolation.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_SLAVE
-
-
-class System(Protocol):
-    """The system calls that operations use; documented in `isolation.syscalls`."""
-
-    def mount(self, source: str, target: str, filesystem: str, flags: int, data: str, /) -> None: ...
-    def umount2(self, target: str, flags: int, /) -> None: ...
-    def pivot_root(self, new_root: str, put_old: str, /) -> None: ...
-    def open_tree(self, path: str, flags: int, /) -> int: ...
-    def move_mount(self, tree: int, target: int, path: str, /) -> None: ...
-    def mount_setattr(self, tree: int, attributes: int, path: str, /) -> None: ...
-    def open_beneath(self, path: str, flags: int, /) -> int: ...
-    def make_beneath(self, path: str, is_directory: bool, /) -> None: ...
-    def is_directory(self, path: str, /) -> bool: ...
-    def close(self, descriptor: int, /) -> None: ...
-    def chdir(self, path: str, /) -> None: ...
-    def mkdir(self, path: str, mode: int, /) -> None: ...
-    def symlink(self, content: str, path: str, /) -> None: ...
-    def make_device(self, path: str, major: int, minor: int, /) -> None: ...
-    def make_file(self, path: str, /) -> None: ...
-    def umask(self, mask: int, /) -> int: ...
-    def write_file(self, path: str, text: str, /) -> None: ...
-    def unshare(self, flags: int, /) -> None: ...
-    def sethostname(self, name: str, /) -> None: ...
-    def prctl(self, option: int, argument: int, /) -> None: ...
-    def setsid(self) -> None: ...
-    def raise_loopback(self) -> None: ...
-    def mark_close_on_exec(self, first: int, /) -> None: ...
+from isolation.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_SLAVE, System
 
 
 class Operation(Protocol):
@@ -52,7 +25,7 @@ class Operation(Protocol):
         """In words, for `--explain`, for the report and for errors."""
 
     def execute(self, system: System) -> None:
-        """Do it. Raises OSError."""
+        """Make its system calls, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +178,7 @@ SHM = Filesystem("tmpfs", "dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=177
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 """Name, major, minor. Source: Documentation/admin-guide/devices.txt."""
+USUAL_UMASK = 0o022
 
 _LINKS = (
     ("/proc/self/fd", "dev/fd"),
@@ -223,10 +197,10 @@ class DeviceNodes:
         return f"make in /dev: {' '.join(name for name, _, _ in DEVICES)}"
 
     def execute(self, system: System) -> None:
-        before = system.umask(0)
+        system.umask(0)
         for name, major, minor in DEVICES:
             system.make_device(f"dev/{name}", major, minor)
-        system.umask(before)
+        system.umask(USUAL_UMASK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +243,7 @@ class Bind:
 
     def execute(self, system: System) -> None:
         inside = self.target.strip("/")
-        system.make_beneath(inside, system.is_directory(self.source))
+        system.make_beneath(inside, os.path.isdir(self.source))
         attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
         if self.read_only:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
@@ -306,11 +280,59 @@ class NoNewPrivileges:
 
 
 @dataclass(frozen=True, slots=True)
-class InheritNothing:
-    """Nothing but 0, 1, 2 outlives the exec, also what the launcher holds without close-on-exec."""
+class InheritOnly:
+    """These become 0, 1, 2 and on; whatever else the launcher holds is closed, close-on-exec or not.
+
+    They may overlap with their new numbers only in place.  Those from 3 up are closed by exec.
+    """
+
+    descriptors: tuple[int, ...]
 
     def describe(self) -> str:
-        return "close every descriptor but 0, 1, 2 on exec"
+        return f"keep the descriptors {', '.join(map(str, self.descriptors))} and close all others"
 
     def execute(self, system: System) -> None:
-        system.mark_close_on_exec(3)
+        for number, descriptor in enumerate(self.descriptors):
+            system.dup2(descriptor, number)
+        for number in range(3, len(self.descriptors)):
+            system.close_on_exec(number)
+        system.close_from(len(self.descriptors))
+
+
+@dataclass(frozen=True, slots=True)
+class UsualSignals:
+    """What Python ignores gets its default action again, what the launcher blocked is let through."""
+
+    def describe(self) -> str:
+        return "reset signals"
+
+    def execute(self, system: System) -> None:
+        system.default_signal(signal.SIGPIPE)
+        system.default_signal(signal.SIGXFSZ)
+        system.set_blocked_signals(syscalls.NO_SIGNALS)
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Become the program at `path` inside the new root."""
+
+    path: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def describe(self) -> str:
+        return f"execute {' '.join(self.argv)}"
+
+    def execute(self, system: System) -> None:
+        system.execve(self.path, self.argv, self.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Instead of a program, for a probe: all went well."""
+
+    def describe(self) -> str:
+        return "end"
+
+    def execute(self, system: System) -> None:
+        system.exit(0)

@@ -27,7 +27,7 @@ def plan(
     entrances: tuple[str, ...] = (),
     user: ops.MapUser | None = None,
 ) -> tuple[ops.Operation, ...]:
-    """The launch as data, in order; namespaces of `born_in` exist before the first one.
+    """The launch as data, in order; the namespaces of `born_in` exist before the first operation.
 
     `target` is an empty directory of the host on which the overlay is mounted, unseen by it; `entrances` are the
     version 1 groups to enter; `user` is set where this is not done by real root.
@@ -50,7 +50,7 @@ def plan(
         *binds,
         ops.PivotRoot(),
         *((ops.NoNewPrivileges(),) if profile.confined else ()),
-        ops.InheritNothing(),
+        ops.Execute("/probe", ("/probe", *spec.payload_arguments()), spec.environment),
     )
 
 

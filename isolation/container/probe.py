@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from isolation import syscalls
 from isolation.api import Availability, IsolationError, Limits, Site, Spec, Unsupported
 from isolation.container import cgroup, child, namespaces, storage
-from isolation.container.operations import MapUser, Operation
+from isolation.container.operations import End, MapUser, Operation
 from isolation.container.plan import born_in, plan
 from isolation.container.profile import Profile
 
@@ -73,7 +73,7 @@ def try_out(profile: Profile, user: MapUser | None, folder: str) -> None:
 def _run(operations: tuple[Operation, ...], flags: int) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        started = child.start(operations, flags, (null, null, null), child.NOTHING)
+        started = child.start((*operations[:-1], End()), flags, (null, null, null))
     except OSError as error:
         raise Unsupported(_reason(error.errno or 0), error.strerror or repr(error)) from error
     finally:
