@@ -176,12 +176,12 @@ def _order(key: CellKey) -> int:
 
 def _verdict_row(comparison: Comparison) -> VerdictRow:
     lane, baseline_lane = comparison.key.lane, comparison.baseline.lane
-    p_values = {"difference": comparison.p_difference, "equivalence": comparison.p_equivalence}
+    p_values = {"p of difference": comparison.p_difference, "p of equivalence": comparison.p_equivalence}
     if comparison.verdict in {"faster", "slower"}:
-        del p_values["equivalence"]
+        p_values = {"p": comparison.p_difference}
     elif comparison.verdict == "equivalent":
-        del p_values["difference"]
-    remarks = [f"p of {name} {_p_text(value)}" for name, value in p_values.items() if value is not None]
+        p_values = {"p": comparison.p_equivalence}
+    remarks = [f"{name} {_p_text(value)}" for name, value in p_values.items() if value is not None]
     return VerdictRow(
         metric=comparison.key.metric,
         backend=backend_label(comparison.key),
@@ -197,7 +197,7 @@ def _verdict_row(comparison: Comparison) -> VerdictRow:
 
 
 def _p_text(value: float) -> str:
-    return "< 0.001" if value < 0.001 else significant(value, 2)
+    return "< 0.001" if value < 0.001 else f"= {significant(value, 2)}"
 
 
 def cell_groups(analysis: Analysis) -> tuple[CellGroup, ...]:
@@ -299,7 +299,7 @@ def duration(started: str, finished: str | None) -> str:
 def moment(stamp: str) -> str:
     """An ISO 8601 time for a person; what is none stays as it is."""
     try:
-        return f"{datetime.fromisoformat(stamp).astimezone(UTC):%-d %B %Y, %H:%M} UTC"
+        return f"{datetime.fromisoformat(stamp).astimezone(UTC):%-d %b %Y, %H:%M} UTC"
     except ValueError:
         return stamp
 

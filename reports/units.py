@@ -50,12 +50,20 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
 
 def significant(value: float, digits: int = 3) -> str:
     """`value` at so many significant digits, never in powers of ten, with a thin space between thousands."""
+    return _fixed(value, _decimals(value, digits)) if value else "0"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Places after the point that show `digits` significant ones."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    exponent = int(f"{value:.{digits - 1}e}".rpartition("e")[2])  # after rounding: 999.6 is 1000
+    return max(0, digits - 1 - exponent)
+
+
+def _fixed(value: float, decimals: int) -> str:
     if not math.isfinite(value):
         return NONE
-    if value == 0:
-        return "0"
-    exponent = int(f"{value:.{digits - 1}e}".rpartition("e")[2])  # after rounding: 999.6 is 1000
-    decimals = max(0, digits - 1 - exponent)
     text = f"{value:,.{min(decimals, 9)}f}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
     return "0" if not text.strip("0.\N{MINUS SIGN}") else text
 
@@ -72,11 +80,18 @@ def value_text(value: float | None, unit: str) -> str:
 
 
 def interval_text(interval: Interval | None, unit: str, magnitude: float | None) -> str:
-    """`[1.80, 1.91]` in the unit that fits `magnitude`, so that it may follow the value; empty where there is none."""
+    """`[1.80, 1.91]` in the unit that fits `magnitude`, so that it may follow the value; empty where there is none.
+
+    Both edges have the decimals of the value, and up to two more where the interval is narrower than they show.
+    """
     if interval is None or magnitude is None:
         return ""
-    scale = scale_for(unit, magnitude)
-    return f"[{scale.number(interval.low)}, {scale.number(interval.high)}]"
+    factor = scale_for(unit, magnitude).factor
+    width = abs(interval.high - interval.low) / factor
+    decimals = _decimals(magnitude / factor, 3)
+    if width > 0 and math.isfinite(width):
+        decimals = max(decimals, min(-math.floor(math.log10(width)), decimals + 2))
+    return f"[{_fixed(interval.low / factor, decimals)}, {_fixed(interval.high / factor, decimals)}]"
 
 
 def with_interval(value: float | None, interval: Interval | None, unit: str) -> str:

@@ -39,7 +39,9 @@ def test_values_have_a_unit_that_fits_and_three_significant_digits(value, unit, 
 
 
 def test_interval_is_in_the_unit_of_its_value():
-    assert with_interval(1.0e6, Interval(0.95e6, 1.04e6), "ns").replace(NBSP, " ") == "1.00 ms [0.950, 1.04]"
+    assert with_interval(1.0e6, Interval(0.95e6, 1.04e6), "ns").replace(NBSP, " ") == "1.00 ms [0.95, 1.04]"
+    assert interval_text(Interval(1.0262, 1.0341), "ratio", 1.03) == "[1.026, 1.034]"
+    assert interval_text(Interval(941e6, 1035e6), "ns", 988e6) == f"[941, 1{THIN}035]"
     assert interval_text(None, "ns", 5.0) == ""
 
 
