@@ -196,7 +196,8 @@ def _disable(links: frozenset[Path]) -> list[str]:
             _run(("update-rc.d", name, "disable"))
         else:
             name = link.name
-            owner = subprocess.run(["dpkg-query", "-S", f"*/{name}"], capture_output=True, text=True, check=False)
+            unit = f"*/{link.readlink().name}"  # getty@tty1.service leads to getty@.service
+            owner = subprocess.run(["dpkg-query", "-S", unit], capture_output=True, text=True, check=False)
             if owner.stdout.startswith("systemd"):
                 continue
             # deb-systemd-helper takes a missing link for the administrator's wish and keeps to it on upgrades.
