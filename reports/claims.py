@@ -64,18 +64,10 @@ def _not_measured(_: Analysis) -> Finding:
     return Finding("cannot be told here", NOT_MEASURED)
 
 
-def _fact(record: BackendRecord, name: str) -> Any:
-    """What parity holds under `name`, at the top or one level below; None where nobody read it."""
-    if name in record.parity:
-        return record.parity[name]
-    nested = (value for value in record.parity.values() if isinstance(value, Mapping))
-    return next((value[name] for value in nested if name in value), None)
-
-
-def _host_fact(analysis: Analysis, name: str) -> Any:
-    """What the bare process read, which shares everything with the host; else what the manifest says of the host."""
-    seen = (_fact(r, name) for r in analysis.manifest.backends if r.backend == BASELINE)
-    return next((fact for fact in seen if fact is not None), analysis.manifest.host.get(name))
+def _host_boot_id(analysis: Analysis) -> Any:
+    """What the bare process read, which shares the host's kernel; else what the manifest says of the host."""
+    seen = (r.parity.get("boot_id") for r in analysis.manifest.backends if r.backend == BASELINE)
+    return next(filter(None, seen), analysis.manifest.host.get("boot_id"))
 
 
 def _records(analysis: Analysis, *families: str) -> list[BackendRecord]:
@@ -84,41 +76,60 @@ def _records(analysis: Analysis, *families: str) -> list[BackendRecord]:
 
 def _kernels(analysis: Analysis) -> Finding:
     """C1: boot ids are compared, since two kernels may bear one name."""
-    host = _host_fact(analysis, "boot_id")
-    seen = {r.backend: _fact(r, "boot_id") for r in _records(analysis, "container", "runtime")}
+    host = _host_boot_id(analysis)
+    seen = {r.backend: r.parity.get("boot_id") for r in _records(analysis, "container", "runtime")}
     containers = {name: boot for name, boot in seen.items() if boot}
-    machines = {r.backend: _fact(r, "boot_id") for r in _records(analysis, "vm") if _fact(r, "boot_id")}
+    machines = {r.backend: r.parity.get("boot_id") for r in _records(analysis, "vm") if r.parity.get("boot_id")}
     if not host or not containers:
         return Finding("cannot be told here", "No container's boot id could be compared with the host's in this run.")
     strangers = [name for name, boot in containers.items() if boot != host]
     if strangers:
-        return Finding("does not hold", f"{_and(strangers)} ran under another boot id than the host's.", "environment")
+        standing: Standing = "depends" if len(strangers) < len(containers) else "does not hold"
+        return Finding(standing, f"{_and(strangers)} ran under another boot id than the host's.", "environment")
     same = f"{_and(containers)} saw the boot id of the host"
     if not machines:
         return Finding("cannot be told here", f"{same}; no virtual machine ran to compare with.", "environment")
     sharing = [name for name, boot in machines.items() if boot == host]
     if sharing:
         return Finding("does not hold", f"{same}, but so did {_and(sharing)}.", "environment")
-    kernels = [f"{r.backend} booted {_fact(r, 'kernel')}" for r in _records(analysis, "vm") if _fact(r, "kernel")]
+    kernels = [f"{r.backend} booted {r.parity['kernel']}" for r in _records(analysis, "vm") if r.parity.get("kernel")]
     return Finding("holds", f"{same}; {_and(kernels or list(machines))} under a boot id of its own.", "environment")
 
 
+def _processes(analysis: Analysis) -> Finding:
+    """C2, by whether the host's process table held the payload."""
+    containers, machines = (
+        {r.backend: r.parity["payload_visible_on_host"] for r in records if "payload_visible_on_host" in r.parity}
+        for records in (_records(analysis, "container", "runtime"), _records(analysis, "vm"))
+    )
+    if not containers:
+        return _not_measured(analysis)
+    hidden = [name for name, visible in containers.items() if not visible]
+    if hidden:
+        standing: Standing = "depends" if len(hidden) < len(containers) else "does not hold"
+        return Finding(standing, f"The host did not see the payload of {_and(hidden)}.", "environment")
+    seen = f"The host saw the payload of {_and(containers)}"
+    if not machines:
+        return Finding("cannot be told here", f"{seen}; no virtual machine ran to compare with.", "environment")
+    open_to_view = [name for name, visible in machines.items() if visible]
+    if open_to_view:
+        return Finding("does not hold", f"{seen}, and that of {_and(open_to_view)} as well.", "environment")
+    return Finding("holds", f"{seen}, and not that of {_and(machines)}.", "environment")
+
+
 def _namespaces(analysis: Analysis) -> Finding:
-    """C3: namespaces that differ are shown, but what they hide was not probed."""
-    host = _host_fact(analysis, "namespaces")
+    """C3: which namespaces were its own is known, what they hid was not probed."""
     parts = []
     for record in _records(analysis, "container", "runtime"):
-        inside = _fact(record, "namespaces")
-        if isinstance(host, Mapping) and isinstance(inside, Mapping):
-            own = sorted(str(kind) for kind, inode in inside.items() if inode is not None and inode != host.get(kind))
+        own = record.parity.get("namespaces")
+        if own is not None:
             parts.append(
                 f"{record.backend} had its own {_and(own)}" if own else f"{record.backend} had none of its own"
             )
     if not parts:
         return _not_measured(analysis)
-    return Finding(
-        "cannot be told here", f"{'; '.join(parts)}. What each of them hides was not probed in this run.", "environment"
-    )
+    evidence = f"{'; '.join(parts)}. What each of them hides was not probed in this run."
+    return Finding("cannot be told here", evidence, "environment")
 
 
 def _alike(analysis: Analysis) -> Finding:
@@ -190,6 +201,7 @@ def _and(words: Any) -> str:
 
 _RULES: Mapping[str, Callable[[Analysis], Finding]] = {
     "C1": _kernels,
+    "C2": _processes,
     "C3": _namespaces,
     "C10": _alike,
     "C12": _slow_to_start,

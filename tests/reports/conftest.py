@@ -143,17 +143,14 @@ def _record(backend: str) -> BackendRecord:
     parity = {
         "kernel": "6.1.0-28-cloud-amd64" if backend == "vm" else "6.18.5",
         "boot_id": "b" * 36 if backend == "vm" else "a" * 36,
-        "pid": 4711 if backend == "process" else 1,
-        "memory_max_bytes": 268435456,
+        "pid_inside": 4711 if backend == "process" else 1,
+        "memory_limit_bytes": 268435456,
         "no_new_privs": backend != "process",
         "seccomp": "filter" if backend == "runc" else "none",
-        "namespaces": {
-            "mnt": 4026531840 + len(backend),
-            "pid": 4026531836 + (backend != "process"),
-            "user": 4026531837,
-        },
+        "namespaces": [] if backend == "process" else ["mnt", "pid"],
+        "payload_visible_on_host": backend != "vm",
         "mitigations": {"spectre_v2": "Mitigation: Enhanced IBRS", "mds": "Not affected"},
-        "mounts": [{"source": "overlay", "target": "/", "type": "overlay", "options": "rw"}],
+        "process_names": ["qemu-system-x86"] if backend == "vm" else ["probe"],
     }
     return BackendRecord(
         backend, True, LANES[backend], "0.8.0" if backend == "bwrap" else None, None, None, None,
