@@ -16,9 +16,8 @@ from typing import NoReturn
 from isolation import syscalls
 from isolation.api import LaunchFailed
 from isolation.container.operations import InheritOnly, Operation, UsualSignals
-from isolation.container.table import Encoder, Note
+from isolation.container.table import REPORT_FD, Note, Table, encode
 
-_REPORT_FD = 3
 _REPORT_BYTES = 4096
 _EXIT_CODE = 127
 _USUAL_SIGNALS = UsualSignals()
@@ -49,15 +48,14 @@ def start(
     `standard` become its 0, 1, 2; `birthplace` is a descriptor of the version 2 group to be born in.  Raises OSError.
     """
     report_fd, child_report = os.pipe2(os.O_CLOEXEC)
-    encoder = Encoder(_REPORT_FD + 1)
-    encoder.encode((InheritOnly((*standard, child_report)), _USUAL_SIGNALS, *operations))
+    table = encode((InheritOnly((*standard, child_report)), _USUAL_SIGNALS, *operations))
     collecting = gc.isenabled()
     gc.disable()  # a collection in the child would copy the launcher's pages for nothing
     before = syscalls.block_all_signals()
     try:
         pid, pidfd = syscalls.clone3(flags, birthplace)
         if pid == 0:
-            _become(encoder.calls, encoder.notes)
+            _become(table)
     except OSError:
         os.close(report_fd)
         raise
@@ -69,23 +67,23 @@ def start(
     return Child(pid, pidfd, report_fd)
 
 
-def _become(calls: list[tuple[syscalls.Argument, ...]], notes: list[Note]) -> NoReturn:
+def _become(table: Table) -> NoReturn:
     """Runs in the child and never returns."""
     done = 0
     try:
         call = syscalls.raw
-        for arguments in calls:
-            if call(*arguments) < 0 and ctypes.get_errno() != notes[done].tolerated:
+        for arguments in table.calls:
+            if call(*arguments) < 0 and ctypes.get_errno() != table.notes[done].tolerated:
                 break
             done += 1
-        _report(ctypes.get_errno(), notes[done])
+        _report(ctypes.get_errno(), table.notes[done])
     finally:
         os._exit(_EXIT_CODE)
 
 
 def _report(number: int, note: Note) -> None:
     text = f"{number} {note.operation.describe()}: {note.tried}: {os.strerror(number)}"
-    os.write(_REPORT_FD, text.encode()[:_REPORT_BYTES])
+    os.write(REPORT_FD, text.encode()[:_REPORT_BYTES])
 
 
 def failure(child: Child, timeout_s: float) -> SetupFailure | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,8 @@ from isolation.container import namespaces
 from isolation.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_SLAVE, System
 
 
-class Operation(Protocol):
-    """One step of the set-up."""
+class Operation(Hashable, Protocol):
+    """One step of the set-up: a value, so that equal ones need to be encoded only once."""
 
     def describe(self) -> str:
         """In words, for `--explain`, for the report and for errors."""
