@@ -16,6 +16,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ EMULATOR = "qemu-system-x86_64"
 LIMIT_S = 20.0
 """Bound of the proof. The guest takes 2.2 s where it is emulated, less than 1 s under KVM that works."""
 _KVM = "/dev/kvm"
+_EVIDENCE_LENGTH = 300
 _NONCE = "5eed"
 
 
@@ -104,7 +106,7 @@ def prove(cache: Path, guest: Guest, hypervisor: Hypervisor) -> Proof:
     lane: Lane = "tcg"
     if speaks:
         lane = "nested" if _is_virtualised(_cpuinfo()) else "kvm"
-    proof = Proof(lane, evidence, seconds)
+    proof = Proof(lane, textwrap.shorten(evidence, _EVIDENCE_LENGTH), seconds)
     path = _path(cache, here)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:

@@ -77,7 +77,7 @@ class Hypervisor:
         self.root = root
         (root / "etc").mkdir(parents=True, exist_ok=True)
         (root / "etc" / "qemu.conf").write_text("".join(f"{line}\n" for line in _SETTINGS))
-        self.reaper = Reaper()
+        self.reaper = Reaper.shared()
         _start_event_loop(self._libvirt)
         try:
             self._connection = self._libvirt.open(f"qemu:///embed?root={quote(str(root))}")
@@ -85,12 +85,8 @@ class Hypervisor:
             self._connection.getDomainCapabilities(None, "x86_64", MACHINE, "qemu")
         except self._libvirt.libvirtError as error:
             self.reaper.close()
-            raise Unsupported("not_installed", f"libvirt's QEMU driver is of no use: {_one_line(error)}") from error
-
-    def version(self) -> str:
-        """`QEMU 7.2.22, libvirt 9.0.0`."""
-        qemu, library = self._connection.getVersion(), self._connection.getLibVersion()
-        return f"QEMU {_dotted(qemu)}, libvirt {_dotted(library)}"
+            why = f"libvirt's QEMU driver does not work: {_one_line(error)}; run `nox -s setup`"
+            raise Unsupported("not_installed", why) from error
 
     def launch(self, config: DomainConfig) -> Domain:
         """Start a guest; its channel is connected when this returns.
@@ -185,8 +181,3 @@ class Domain:
         """Return when libvirt has forgotten the domain. The channel's descriptors are the caller's to close."""
         os.close(self.pidfd)
         self._hypervisor.remove(self._handle, self.name)
-
-
-def _dotted(version: int) -> str:
-    """The three numbers of 1000000 * major + 1000 * minor + micro, as libvirt counts."""
-    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

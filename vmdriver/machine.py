@@ -127,9 +127,13 @@ class Machine:
             payload = hashlib.file_digest(file, "sha256").hexdigest()
         if payload != guest.payload_sha256:
             raise Unsupported("image_corrupt", f"{site.initramfs} holds another payload than {site.payload}; {_SETUP}")
-        folder = Path(site.runtime, "vm")
+        folder = Path(site.runtime, self.name)
         hypervisor = Hypervisor(folder)
-        proof = cached_proof(self._cache, guest) or prove(self._cache, guest, hypervisor)
+        try:
+            proof = cached_proof(self._cache, guest) or prove(self._cache, guest, hypervisor)
+        except BaseException:
+            hypervisor.close()
+            raise
         self._prepared = _Prepared(site, guest, hypervisor, proof, folder)
 
     def start(self, spec: Spec) -> Instance:
@@ -138,6 +142,7 @@ class Machine:
         prepared = self._prepared
         if prepared is None:
             raise Unsupported("not_installed", "not prepared")
+        console = spec.log or os.devnull
         kind: Literal["kvm", "qemu"] = "qemu" if prepared.proof.lane == "tcg" else "kvm"
         try:
             config = DomainConfig(
@@ -148,17 +153,17 @@ class Machine:
                 initramfs=prepared.guest.initramfs,
                 payload_arguments=spec.payload_arguments(),
                 channel=str(prepared.folder / "channel"),
-                console=spec.log,
+                console=console,
                 disks=(
                     *(Disk(volume.source, volume.read_only) for volume in spec.volumes),
                     *(Disk(layer, read_only=True) for layer in spec.layers),
                 ),
             )
-            console_start = os.stat(spec.log).st_size if os.path.exists(spec.log) else 0
+            console_start = os.stat(console).st_size if os.path.exists(console) else 0
             domain = prepared.hypervisor.launch(config)
         except ValueError as error:
             raise Unsupported("kernel_lacks", str(error)) from error
-        return RunningMachine(t0_ns, domain, spec.log, console_start)
+        return RunningMachine(t0_ns, domain, console, console_start)
 
     def tool(self) -> None:
         """No command is run: libvirt is a library here."""
@@ -205,7 +210,7 @@ class RunningMachine:
     def diagnose(self) -> tuple[str, str] | None:
         """Why it ended, told from QEMU's status and the console's last lines; keeps the domain's XML beside them."""
         found = self._diagnosis()
-        if found is not None:
+        if found is not None and self._console != os.devnull:
             Path(f"{self._console}.xml").write_text(self._domain.xml)
         return found
 

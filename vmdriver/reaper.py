@@ -5,8 +5,7 @@ that it ended is no longer even a zombie.  Its parent by then is the next child 
 which in many containers reaps nobody.  So this process is its own subreaper: clean-up never stalls, a QEMU's pid is
 not reused unseen, and its exit status and CPU time are exact.
 
-libvirt's direct children are left to libvirt.  They are in our session, or lead one of their own; a daemon, which
-forks once more after setsid(2), does neither.
+libvirt's direct children are left to libvirt: they are in our session, or they left it and have not executed QEMU.
 """
 
 from __future__ import annotations
@@ -16,27 +15,43 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 from isolation.api import Exit
 
 _PR_SET_CHILD_SUBREAPER = 36
+_QEMU = "qemu"
+"""What the name of the program begins with, on every distribution."""
 _AGAIN_S = 0.02
 """libvirt waits for its own children at once; no event tells when it has."""
 _FOREVER_S = 3600.0
 
 
 class Reaper:
-    """Make it in the main thread, before other threads exist: they inherit that SIGCHLD is blocked. Close it."""
+    """The process's only one: get it by `shared`, in the main thread and before other threads exist, which inherit
+    that SIGCHLD is blocked, and `close` it as often.
+    """
+
+    _instance: ClassVar[Reaper | None] = None
 
     def __init__(self) -> None:
         self._session = os.getsid(0)
         self._ended: dict[tuple[int, int], Exit] = {}
         self._changed = threading.Condition()
         self._closing = False
+        self._users = 0
         _set_child_subreaper(1)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def shared(cls) -> Reaper:
+        """The reaper of this process, started where it does not run. Two would take each other's daemons."""
+        if cls._instance is None:
+            cls._instance = cls()
+        cls._instance._users += 1
+        return cls._instance
 
     def collect(self, pid: int, start_ticks: int, timeout_s: float) -> Exit:
         """How the daemon `pid` that began at `start_ticks` ended; an Exit of unknowns where it did not in time."""
@@ -46,7 +61,11 @@ class Reaper:
             return self._ended.pop(key, Exit(None, None))
 
     def close(self) -> None:
-        """Stop reaping. Daemons that end from now on are for the next subreaper or PID 1."""
+        """Stop reaping when nobody uses it any more: daemons are then for the next subreaper or PID 1."""
+        self._users -= 1
+        if self._users:
+            return
+        Reaper._instance = None
         self._closing = True
         assert self._thread.ident is not None
         signal.pthread_kill(self._thread.ident, signal.SIGCHLD)
@@ -73,10 +92,10 @@ class Reaper:
     def _take(self, pid: int) -> bool:
         """Reap `pid` if it is a daemon that has ended."""
         try:
-            state, session, began = _stat(pid)
+            name, state, session, began = _stat(pid)
         except (FileNotFoundError, ProcessLookupError):
             return False  # libvirt waited for it meanwhile
-        if state != "Z" or session in (pid, self._session):
+        if state != "Z" or session == self._session or not name.startswith(_QEMU):
             return False
         _, status, usage = os.wait4(pid, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status)
@@ -89,13 +108,14 @@ class Reaper:
 
 def start_ticks(pid: int) -> int:
     """Start time of a process, which with its pid names it for good (proc(5), stat field 22)."""
-    return _stat(pid)[2]
+    return _stat(pid)[3]
 
 
-def _stat(pid: int) -> tuple[str, int, int]:
-    """State, session and start time."""
-    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return fields[0], int(fields[3]), int(fields[19])
+def _stat(pid: int) -> tuple[str, str, int, int]:
+    """Name of the program, state, session and start time."""
+    before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    fields = after.split()
+    return before.partition("(")[2], fields[0], int(fields[3]), int(fields[19])
 
 
 def _first_ended() -> int | None:
