@@ -84,9 +84,7 @@ _SYSCALL_MEANING = {
 
 
 def _syscalls() -> tuple[Metric, ...]:
-    return tuple(
-        Metric("syscalls", name, "ns", "lower", 0.05, _SYSCALL_MEANING[name]) for name in SYSCALL_OPERATIONS
-    )
+    return tuple(Metric("syscalls", name, "ns", "lower", 0.05, _SYSCALL_MEANING[name]) for name in SYSCALL_OPERATIONS)
 
 
 STORAGE_CASES = ("randread_4k", "randwrite_4k", "read_1m", "write_1m")
@@ -165,7 +163,8 @@ COLUMNS: tuple[str, ...] = tuple(Sample.__dataclass_fields__)
 @dataclass(frozen=True, slots=True)
 class BackendRecord:
     """What the manifest keeps for one backend. `parity` is what instances really ran with, read from inside and
-    outside (names -> plain values); `shared`, `owned`, `before_first_byte` are the backend's own words."""
+    outside (names -> plain values); `shared`, `owned`, `before_first_byte` are the backend's own words.
+    """
 
     backend: str
     available: bool
