@@ -224,7 +224,7 @@ class System(ABC):
         self.call(f"close descriptors from {first} up", _CLOSE_RANGE, first, _ALL_DESCRIPTORS, 0)
 
     def default_signal(self, number: int) -> None:
-        """SIG_DFL for one that is ignored: what is ignored would stay so over exec."""
+        """SIG_DFL. What is ignored would stay so over exec."""
         self.call(f"default action for signal {number}", _RT_SIGACTION, number, bytes(32), 0, _SIGNAL_SET_BYTES)
 
     def set_blocked_signals(self, mask: bytes) -> None:

@@ -300,16 +300,30 @@ class InheritOnly:
         system.close_from(len(self.descriptors))
 
 
+_OFTEN_IGNORED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGXFSZ,
+)
+"""By Python, nohup, shells in the background; what is ignored would stay so over exec."""
+
+
 @dataclass(frozen=True, slots=True)
 class UsualSignals:
-    """What Python ignores gets its default action again, what the launcher blocked is let through."""
+    """Default actions, also for what is ignored; what the launcher blocked is let through.
+
+    Handlers need nothing: CLONE_CLEAR_SIGHAND has reset them.
+    """
 
     def describe(self) -> str:
         return "reset signals"
 
     def execute(self, system: System) -> None:
-        system.default_signal(signal.SIGPIPE)
-        system.default_signal(signal.SIGXFSZ)
+        for number in _OFTEN_IGNORED:
+            system.default_signal(number)
         system.set_blocked_signals(syscalls.NO_SIGNALS)
 
 

@@ -42,10 +42,9 @@ def availability(backend: str, profile: Profile, user: MapUser | None) -> Availa
         if profile.limited:
             evidence += f", groups {_try_groups()}"
     except IsolationError as error:
-        fix = cgroup.FIX if "cgroup" in error.detail else _fix(user)
-        return Availability(
-            backend, available=False, version=version, reason=error.reason, detail=error.detail, fix=fix
-        )
+        detail, about_groups, _ = error.detail.partition(f"; {cgroup.FIX}")
+        fix = cgroup.FIX if about_groups else _fix(user)
+        return Availability(backend, available=False, version=version, reason=error.reason, detail=detail, fix=fix)
     except OSError as error:
         detail = f"a folder to probe in: {error.strerror}: {error.filename}"
         return Availability(backend, available=False, version=version, reason="no_permission", detail=detail)
@@ -97,7 +96,7 @@ def _try_groups() -> str:
         cgroup.establish(path, hierarchy)
         cgroup.Group.at(f"{path}/probe", hierarchy).create(Limits(memory_bytes=64 << 20, pids=64))
     except OSError as error:
-        raise Unsupported("no_permission", f"cgroup {path}: {error.strerror}") from error
+        raise Unsupported("no_permission", f"cgroup {path}: {error.strerror}; {cgroup.FIX}") from error
     finally:
         cgroup.remove_tree(path)
     return ", ".join(f"{name} v{tree.version}" for name in cgroup.LIMITING if (tree := hierarchy.tree(name)))
