@@ -79,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from bench.scope import enter_scope
     from bench.supervisor import supervised
 
+    enter_scope()
     return supervised(lambda: _guarded(lambda: _measure(arguments)))
 
 
@@ -101,7 +103,7 @@ def _guarded(body: Callable[[], int]) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     from bench.backends import default_names, registry
-    from bench.paths import hand_back
+    from bench.paths import cache_folder, hand_back, hand_back_generated
     from bench.plan import PlanError, make_plan
     from bench.run import CannotRun, measure
     from bench.terminal import Terminal
@@ -129,7 +131,8 @@ def _measure(arguments: argparse.Namespace) -> int:
     else:
         code = _verdict(outcome, plan.named_backends)
     written = _write_report(outcome.path, outcome.path / "report.html") if not outcome.interrupted else None
-    hand_back(parent)
+    hand_back(outcome.path, parent / "latest", cache_folder())
+    hand_back_generated()
     if written:
         print(f"report: {written}")
     return code
@@ -214,12 +217,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _prove() -> None:
+    from bench.paths import cache_folder, hand_back
     from bench.prove import CannotProve, prove
 
     try:
-        print(prove(), file=sys.stderr)
+        proof = prove(cache_folder())
     except CannotProve as error:
-        raise Problem(str(error)) from error
+        raise Problem(f"cannot prove acceleration: {error}") from error
+    hand_back(cache_folder())
+    print(f"lane {proof.lane}, known after {proof.seconds:.1f} s: {proof.evidence}", file=sys.stderr)
 
 
 def _ps(_: argparse.Namespace) -> int:
@@ -243,22 +249,14 @@ def _ps(_: argparse.Namespace) -> int:
 
 
 def _gc(_: argparse.Namespace) -> int:
-    from bench.journal import journals, remove
+    from bench.journal import remove_dead
 
     code, seen = EXIT_DONE, 0
     try:
-        for journal in journals():
-            if journal.alive():
-                print(f"{journal.run_id}: is running, left alone")
-                continue
+        for run_id, troubles in remove_dead():
             seen += 1
-            troubles = remove(journal)
-            for trouble in troubles:
-                print(f"{journal.run_id}: {trouble}", file=sys.stderr)
-            if troubles:
-                code = EXIT_FAILED
-            else:
-                print(f"{journal.run_id}: removed")
+            print(f"{run_id}: " + ("; ".join(troubles) or "removed"), file=sys.stderr if troubles else sys.stdout)
+            code = EXIT_FAILED if troubles else code
     except ValueError as error:
         raise Problem(str(error)) from error
     if not seen:

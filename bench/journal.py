@@ -126,6 +126,13 @@ def remove(journal: Journal) -> tuple[str, ...]:
     return tuple(troubles)
 
 
+def remove_dead() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Remove what runs without a living supervisor left; yields each run id with what could not be removed."""
+    for journal in journals():
+        if not journal.alive():
+            yield journal.run_id, remove(journal)
+
+
 def _kill_labelled(pid: int, journal: Journal) -> None:
     """Signal through a pidfd, having looked at the label again behind it: a reused pid is never hit."""
     try:

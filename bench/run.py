@@ -23,7 +23,7 @@ from bench.assets import Assets, locate
 from bench.backends import registry
 from bench.engine import Bench, Missing, Progress
 from bench.fleet import Fleet
-from bench.journal import LABEL, Journal, journal_folder, journals, start_ticks
+from bench.journal import LABEL, Journal, journal_folder, journals, remove_dead, start_ticks
 from bench.payload.protocol import ProtocolError
 from bench.plan import Cell, Pace, Plan
 from bench.slot import Slot
@@ -87,6 +87,8 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
     """
     assets = _assets()
     with only_run(), ExitStack() as stack:
+        for dead, troubles in remove_dead():
+            progress.say(f"removed what run {dead} left behind", *troubles)
         run_id = resume.name if resume else _new_id()
         site = _site(run_id, assets)
         journal = Journal(

@@ -60,6 +60,10 @@ class Terminal:
         blocks = ", ".join(f"{name} x {pace.blocks}" for name, pace in self._plan.paces)
         return f"{', '.join(backends)}; {blocks} blocks"
 
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(line, markup=False)
+
     def started(self, total: Mapping[Cell, int]) -> None:
         self._left = dict(total)
         self._task = self._bar.add_task("starting", total=sum(total.values()), left=None)

@@ -4,8 +4,8 @@ The guest has what the payload needs and nothing else: one vCPU, a serial consol
 disks where asked.  No graphics, USB, balloon, network or pvpanic device: a panicking kernel reboots at once
 (`panic=-1`), reboot ends QEMU, and the console's last lines say why, also where no pvpanic driver is loaded yet.
 
-Machine `pc`: `q35` was no faster to the first byte (2.07 against 2.08 s, medians of 6, emulated) and puts PCIe root
-ports between the guest and each disk.
+Machine `pc`: `q35` reached the first byte no later (1.97 and 1.92 s, medians of 6, emulated, within the noise), but
+puts PCIe root ports between the guest and each disk.
 """
 
 from __future__ import annotations
