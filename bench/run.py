@@ -23,7 +23,7 @@ from bench.assets import Assets, locate
 from bench.backends import registry
 from bench.engine import Bench, Missing, Progress
 from bench.fleet import Fleet
-from bench.journal import LABEL, Journal, journal_folder, journals, remove_dead, start_ticks
+from bench.journal import LABEL, Journal, journal_folder, journals, remove, remove_dead, start_ticks
 from bench.payload.protocol import ProtocolError
 from bench.plan import Cell, Pace, Plan
 from bench.slot import Slot
@@ -95,6 +95,8 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
             run_id, os.getppid(), start_ticks(os.getppid()) or 0, site.scratch, site.runtime, site.cgroup
         )
         journal.write()
+        # The supervisor does the same should we not come to it; without a supervisor (killed), only we are left.
+        stack.callback(remove, journal)
         for folder in (site.scratch, site.runtime):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         store = Store.reopen(resume) if resume else Store.create(parent, _manifest(run_id, plan))

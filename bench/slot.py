@@ -129,9 +129,13 @@ class Slot:
             for request in self._mount_requests(spec):
                 channel.request(*request, timeout_s=self.timeout_s)
             yield live
-        finally:
-            channel.close()
+        except Exception:
             live.abandon()
+            raise
+        else:
+            live.abandon()
+        finally:  # on an interrupt nothing is asked of launchers any more: closing them ends their instances
+            channel.close()
 
     def _mount_requests(self, spec: Spec) -> tuple[tuple[str, ...], ...]:
         """A guest mounts its disks when asked, after it is ready: its start stays that of a guest without disks."""

@@ -60,6 +60,8 @@ class Launcher:
         )
         theirs.close()
         self._socket = ours
+        self._pending = False
+        """A question without its answer yet: where an interrupt cuts in, the next answer would be the wrong one."""
         try:
             self._call(Load(tuple(factories)), 30)
         except BaseException:
@@ -116,6 +118,9 @@ class Launcher:
         self.close()
 
     def _call(self, message: Message, timeout_s: float) -> tuple[Any, list[int]]:
+        if self._pending:
+            raise LauncherLost("interrupted", "an interrupt cut off the launcher's last answer")
+        self._pending = True
         try:
             send(self._socket, message)
             poller = select.poll()
@@ -125,6 +130,7 @@ class Launcher:
             reply, descriptors = receive(self._socket)
         except (EOFError, ConnectionError) as error:
             raise LauncherLost("killed", "the launcher process ended unexpectedly") from error
+        self._pending = False
         return _value(reply), descriptors
 
 

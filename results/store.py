@@ -93,7 +93,7 @@ class Store:
         write_whole(self.path / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the Parquet form and the last manifest, then point `latest` here. Raises StoreError."""
+        """Write the Parquet form and the last manifest, then, where the run is finished, point `latest` here. Raises StoreError."""
         import pyarrow.parquet as pq
 
         rows, _ = _read_lines(self.path / LINES)
@@ -107,7 +107,8 @@ class Store:
             temporary.unlink(missing_ok=True)
             raise _refused(self.path / TABLE, error) from error
         self.write_manifest(manifest)
-        _point_latest(self.path)
+        if manifest.state == "finished":
+            _point_latest(self.path)
 
     def finished_blocks(self) -> frozenset[tuple[str, int]]:
         """(workload, block) of the blocks stored; an invalid one that was to be done again does not count."""
