@@ -31,9 +31,12 @@ class Reading:
 class Live(Protocol):
     """A launched instance seen from the harness."""
 
-    launched: Launched
-    channel: Channel
-    """Already greeted: the nonce was right."""
+    @property
+    def launched(self) -> Launched: ...
+
+    @property
+    def channel(self) -> Channel:
+        """Already greeted: the nonce was right."""
 
     def finish(self) -> Finished:
         """Tell it to quit and take the launcher's stamps.
@@ -45,20 +48,41 @@ class Live(Protocol):
 class Slot(Protocol):
     """One cell's turn in a block."""
 
-    workload: str
-    backend: str
-    role: Role
-    block: int
-    repeats: int
-    """How often a cheap launch is recorded in this slot; 1 for others."""
-    medium: Medium
-    dose: float
-    """Relative effect to inject (0.1 is 10 %); 0.0 unless role is `control`."""
-    typical: Mapping[str, float]
-    """Metric -> the controlled backend's own median seen in the pilot before the first block; empty before it."""
-    timeout_s: float
-    settle_s: float
-    site: Site
+    @property
+    def workload(self) -> str: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def role(self) -> Role: ...
+
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def repeats(self) -> int:
+        """How often a cheap launch is recorded in this slot; 1 for others."""
+
+    @property
+    def medium(self) -> Medium: ...
+
+    @property
+    def dose(self) -> float:
+        """Relative effect to inject (0.1 is 10 %); 0.0 unless role is `control`."""
+
+    @property
+    def typical(self) -> Mapping[str, float]:
+        """Metric -> the controlled backend's own median seen in the pilot before the first block; empty before it."""
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    @property
+    def settle_s(self) -> float: ...
+
+    @property
+    def site(self) -> Site: ...
 
     def launch(
         self,
@@ -66,7 +90,6 @@ class Slot(Protocol):
         arguments: tuple[str, ...] = (),
         limits: Limits | None = None,
         volumes: tuple[Volume, ...] = (),
-        layers: tuple[str, ...] = (),
         accounting: bool = False,
         prime: bool = False,
     ) -> AbstractContextManager[Live]:
@@ -87,7 +110,8 @@ class Slot(Protocol):
 class Workload(Protocol):
     """One file in this package each. `measure` yields readings; what it raises becomes the slot's failed rows."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def available(self) -> tuple[str, str] | None:
         """(reason, detail) where the host lacks what it needs (fio), else None."""
