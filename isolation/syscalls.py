@@ -20,7 +20,9 @@ from typing import Any
 
 # include/uapi/linux/sched.h
 CLONE_NEWTIME = 0x00000080
+CLONE_VM = 0x00000100
 CLONE_PIDFD = 0x00001000
+CLONE_VFORK = 0x00004000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -56,25 +58,26 @@ _AT_EMPTY_PATH = 0x1000
 _RESOLVE_NO_SYMLINKS_BENEATH = 0x04 | 0x08
 _CAPABILITY_VERSION_3 = 0x20080522
 _SIOCSIFFLAGS, _IFF_UP, _AF_INET, _SOCK_DGRAM = 0x8914, 1, 2, 2
-_SIG_SETMASK, _SIGCHLD, _SIGNAL_SET_BYTES = 2, 17, 8
+_SIG_SETMASK, _SIGNAL_SET_BYTES = 2, 8
+_PROT_READ_EXECUTE = 1 | 4
 _ALL_DESCRIPTORS = 0xFFFFFFFF
 
 _ALL_SIGNALS = b"\xff" * _SIGNAL_SET_BYTES
 NO_SIGNALS = bytes(_SIGNAL_SET_BYTES)
 
 # arch/x86/entry/syscalls/syscall_64.tbl
-_WRITE, _CLOSE, _RT_SIGACTION, _RT_SIGPROCMASK, _IOCTL = 1, 3, 13, 14, 16
-_DUP2, _SOCKET, _EXECVE, _EXIT, _FCNTL, _CHDIR, _MKDIR = 33, 41, 59, 60, 72, 80, 83
+_WRITE, _CLOSE, _MPROTECT, _RT_SIGACTION, _RT_SIGPROCMASK, _IOCTL = 1, 3, 10, 13, 14, 16
+_DUP2, _SOCKET, _EXECVE, _EXIT, _CHDIR, _MKDIR = 33, 41, 59, 60, 80, 83
 _SYMLINK, _UMASK, _SETSID, _MKNOD, _PIVOT_ROOT, _PRCTL = 88, 95, 112, 133, 155, 157
 _MOUNT, _UMOUNT2, _SETHOSTNAME, _CAPGET, _CAPSET = 165, 166, 170, 125, 126
 _OPENAT, _MKDIRAT, _UNSHARE, _SETNS = 257, 258, 272, 308
-_OPEN_TREE, _MOVE_MOUNT, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 435, 436, 437, 442
+_OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 436, 437, 442
 
 Argument = int | bytes | ctypes.Array[Any]
+"""A number, bytes to point at, or a C array to point at."""
 
-# PyDLL keeps the GIL: after clone3 a child must not find it in the hands of a thread that it has not got.
-raw: Any = ctypes.PyDLL(None, use_errno=True)["syscall"]
-raw.restype = ctypes.c_long
+_syscall: Any = ctypes.CDLL(None, use_errno=True)["syscall"]
+_syscall.restype = ctypes.c_long
 
 
 def _path(path: str) -> bytes:
@@ -156,6 +159,10 @@ class System(ABC):
         self.call("bring the loopback interface up", _IOCTL, descriptor, _SIOCSIFFLAGS, request)
         self.close(descriptor)
 
+    def make_executable(self, address: int, length: int) -> None:
+        """Pages that were written become executable instead."""
+        self.call("make memory executable", _MPROTECT, address, length, _PROT_READ_EXECUTE)
+
     # Files
 
     def chdir(self, path: str) -> None:
@@ -216,9 +223,6 @@ class System(ABC):
     def dup2(self, descriptor: int, number: int) -> None:
         self.call(f"dup2 {descriptor} to {number}", _DUP2, descriptor, number)
 
-    def close_on_exec(self, descriptor: int) -> None:
-        self.call(f"close-on-exec for {descriptor}", _FCNTL, descriptor, 2, 1)
-
     def close_from(self, first: int) -> None:
         """Close every descriptor from `first` up (Linux 5.9)."""
         self.call(f"close descriptors from {first} up", _CLOSE_RANGE, first, _ALL_DESCRIPTORS, 0)
@@ -251,7 +255,8 @@ class Direct(System):
     """Calls made at once, in this process. Raises OSError."""
 
     def call(self, tried: str, number: int, *arguments: Argument, tolerated: int = 0) -> int:
-        result: int = raw(number, *arguments)
+        words = (ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments)
+        result: int = _syscall(number, *words)
         if result < 0 and ctypes.get_errno() != tolerated:
             raise failure(ctypes.get_errno(), tried)
         return result
@@ -297,20 +302,3 @@ def block_all_signals() -> bytes:
     before = ctypes.create_string_buffer(_SIGNAL_SET_BYTES)
     direct.call("block all signals", _RT_SIGPROCMASK, _SIG_SETMASK, _ALL_SIGNALS, before, _SIGNAL_SET_BYTES)
     return before.raw
-
-
-def clone3(flags: int, cgroup: int | None = None) -> tuple[int, int]:
-    """Fork with `flags` and a pidfd: (pid, pidfd) in the parent, (0, -1) in the child. Raises OSError.
-
-    `cgroup` is a descriptor of a cgroup version 2 directory in which the child is born.  As after `fork` the child
-    holds a copy of everything, with default signal handlers.  Nothing puts right the locks of Python and of the C
-    library in it: the caller has one thread only, blocks signals, and lets the child do little.  (The care that
-    os.fork takes costs the child some hundred page faults, up to 0.7 ms.)
-    """
-    flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (0 if cgroup is None else CLONE_INTO_CGROUP)
-    pidfd = ctypes.c_int(-1)
-    arguments = struct.pack("=11Q", flags, ctypes.addressof(pidfd), 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, cgroup or 0)
-    pid: int = raw(_CLONE3, arguments, len(arguments))
-    if pid < 0:
-        raise failure(ctypes.get_errno(), f"clone3 with flags {flags:#x}")
-    return pid, pidfd.value

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from isolation.api import Availability, Exit, IsolationError, LaunchFailed, Medium, Site, Spec, Unsupported
-from isolation.container import cgroup, child, namespaces, probe, storage
+from isolation.container import cgroup, executor, namespaces, probe, storage
 from isolation.container.plan import born_in, plan
 from isolation.container.profile import BACKENDS, Profile
 from isolation.spawn import LOG_FLAGS, descendants, now_ns
@@ -34,7 +34,7 @@ class ContainerInstance:
         self,
         t0_ns: int,
         channel: tuple[int, int],
-        started: child.Child,
+        started: executor.Child,
         upper: storage.Upper,
         group: cgroup.Group | None,
     ) -> None:
@@ -98,10 +98,10 @@ class Container:
 
     def _explain(self) -> None:
         grouped = ("its control group with limits",) if self.profile.limited else ()
-        self.owned = ("three pipes", "overlay directories", *grouped, "namespaces and mounts", "the process")
+        self.owned = ("two pipes", "overlay directories", *grouped, "namespaces and mounts", "the process")
         confined = ", joining the group, /sys, loopback, no_new_privs" if self.profile.limited else ""
         self.before_first_byte = (
-            "overlay directories, clone3 of the launcher into six namespaces, overlay, /proc, /dev, pivot_root"
+            "overlay directories, clone3 into six namespaces, overlay, /proc, /dev, pivot_root"
             f"{confined}, execve, the static binary's own start"
         )
 
@@ -129,7 +129,8 @@ class Container:
             try:
                 instance = self._launch(spec, self._prepared, t0_ns, undo)
             except OSError as error:
-                raise LaunchFailed("setup_failed", f"{self.name}: {error.strerror}: {error.filename or ''}") from error
+                where = f": {error.filename}" if error.filename else ""
+                raise LaunchFailed("setup_failed", f"{self.name}: {error.strerror}{where}") from error
             undo.pop_all()
         return instance
 
@@ -161,16 +162,12 @@ class Container:
             log = os.open(spec.log or os.devnull, LOG_FLAGS, 0o600)
             ours.callback(os.close, log)
             birthplace = _open_birthplace(group, ours)
-            started = child.start(
+            started = executor.start(
                 operations,
                 namespaces.flags(born_in(self.profile, self._user)),
                 (child_in, child_out, log),
                 birthplace,
             )
-        undo.callback(_abandon, started)
-        failure = child.failure(started, spec.timeout_s)
-        if failure:
-            raise LaunchFailed("setup_failed", f"{self.name}: {failure.message}")
         return ContainerInstance(t0_ns, (read_fd, write_fd), started, upper, group)
 
     def _group(self, spec: Spec, prepared: _Prepared) -> cgroup.Group:
@@ -194,10 +191,3 @@ def _open_birthplace(group: cgroup.Group | None, ours: ExitStack) -> int | None:
     descriptor = os.open(group.birthplace_v2, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     ours.callback(os.close, descriptor)
     return descriptor
-
-
-def _abandon(started: child.Child) -> None:
-    """End and collect a child whose launch failed."""
-    signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
-    os.waitpid(started.pid, 0)
-    os.close(started.pidfd)

@@ -282,12 +282,12 @@ class NoNewPrivileges:
 
 @dataclass(frozen=True, slots=True)
 class InheritOnly:
-    """These become 0, 1, 2 and on; whatever else the launcher holds is closed, close-on-exec or not.
+    """These become 0, 1, 2; whatever else the launcher holds is closed, close-on-exec or not.
 
-    They may overlap with their new numbers only in place.  Those from 3 up are closed by exec.
+    They may overlap with their new numbers only in place.
     """
 
-    descriptors: tuple[int, ...]
+    descriptors: tuple[int, int, int]
 
     def describe(self) -> str:
         return f"keep the descriptors {', '.join(map(str, self.descriptors))} and close all others"
@@ -295,8 +295,6 @@ class InheritOnly:
     def execute(self, system: System) -> None:
         for number, descriptor in enumerate(self.descriptors):
             system.dup2(descriptor, number)
-        for number in range(3, len(self.descriptors)):
-            system.close_on_exec(number)
         system.close_from(len(self.descriptors))
 
 

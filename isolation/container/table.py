@@ -1,7 +1,9 @@
-"""Operations written down as a flat table of system calls, so that a child has next to nothing left to think."""
+"""Operations written down as a flat table of system calls, which the executor's child only has to make."""
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,44 +12,49 @@ from itertools import chain
 from isolation.container.operations import Operation
 from isolation.syscalls import Argument, System
 
-REPORT_FD = 3
-FIRST_FREE = 4
-"""0, 1, 2 are the channel, 3 is the pipe that tells of a failure."""
+ENTRY_BYTES = 64
+"""Eight words: number, six arguments, negated errno that is tolerated (0: none)."""
+FIRST_FREE = 3
+"""The lowest descriptor free in the child: 0, 1, 2 are the channel, all others closed."""
+
+_WORDS = ENTRY_BYTES // 8
+_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a call was for: only looked at where it fails."""
+    """What a call was for: looked at where it fails."""
 
     operation: Operation
     tried: str
-    tolerated: int
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Calls in order (number, then arguments), and what each was for."""
+    """Entries in order, a note for each, and the memory that their pointers lead to."""
 
-    calls: tuple[tuple[Argument, ...], ...]
+    entries: bytes
     notes: tuple[Note, ...]
+    memory: tuple[ctypes.Array[ctypes.c_char], ...]
 
 
 class Encoder(System):
     """Appends calls instead of making them.
 
-    The numbers of descriptors are known beforehand: the kernel gives the lowest one free, and `InheritOnly` has
-    closed all from `FIRST_FREE` up.
+    The numbers of descriptors are known beforehand, since the kernel gives the lowest one free.
     """
 
     def __init__(self, operation: Operation) -> None:
-        self.calls: list[tuple[Argument, ...]] = []
-        self.notes: list[Note] = []
         self._operation = operation
+        self._words: list[int] = []
+        self._notes: list[Note] = []
+        self._memory: list[ctypes.Array[ctypes.c_char]] = []
         self._open: set[int] = set()
 
     def call(self, tried: str, number: int, *arguments: Argument, tolerated: int = 0) -> int:
-        self.calls.append((number, *arguments))
-        self.notes.append(Note(self._operation, tried, tolerated))
+        words = [number, *map(self._word, arguments)]
+        self._words += words + [0] * (_WORDS - 1 - len(words)) + [-tolerated & _MASK]
+        self._notes.append(Note(self._operation, tried))
         return 0
 
     def opening(self, tried: str, number: int, *arguments: Argument) -> int:
@@ -62,19 +69,31 @@ class Encoder(System):
         super().close(descriptor)
         self._open.remove(descriptor)
 
+    def table(self) -> Table:
+        entries = struct.pack(f"={len(self._words)}Q", *self._words)
+        return Table(entries, tuple(self._notes), tuple(self._memory))
+
+    def _word(self, argument: Argument) -> int:
+        if isinstance(argument, int):
+            return argument & _MASK
+        memory = ctypes.create_string_buffer(argument) if isinstance(argument, bytes) else argument
+        self._memory.append(memory)
+        return ctypes.addressof(memory)
+
 
 @lru_cache(maxsize=256)
 def _encoded(operation: Operation) -> Table:
-    """Operations are values: one that every instance has in common is encoded once."""
+    """Operations are values: what every instance has in common is encoded once."""
     encoder = Encoder(operation)
     operation.execute(encoder)
-    return Table(tuple(encoder.calls), tuple(encoder.notes))
+    return encoder.table()
 
 
 def encode(operations: Iterable[Operation]) -> Table:
     """The calls of all operations, one after the other. Each has closed by its end what it opened."""
     tables = [_encoded(operation) for operation in operations]
     return Table(
-        tuple(chain.from_iterable(table.calls for table in tables)),
+        b"".join(table.entries for table in tables),
         tuple(chain.from_iterable(table.notes for table in tables)),
+        tuple(chain.from_iterable(table.memory for table in tables)),
     )

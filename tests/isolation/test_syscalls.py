@@ -25,19 +25,6 @@ def test_nul_byte_in_a_path_is_refused_not_cut():
         direct.chdir("/tmp\0/etc")
 
 
-def test_clone3_gives_the_child_and_a_pidfd_that_tells_its_end():
-    before = syscalls.block_all_signals()
-    pid, pidfd = syscalls.clone3(0)
-    if pid == 0:
-        os._exit(7)
-    direct.set_blocked_signals(before)
-    try:
-        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        assert (info.si_pid, info.si_status) == (pid, 7)
-    finally:
-        os.close(pidfd)
-
-
 def test_blocked_signals_are_put_back():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     before = syscalls.block_all_signals()
@@ -46,12 +33,6 @@ def test_blocked_signals_are_put_back():
     finally:
         direct.set_blocked_signals(before)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
-
-
-def test_clone3_refuses_nonsense_with_its_errno():
-    with pytest.raises(OSError, match="clone3 with flags") as caught:
-        syscalls.clone3(syscalls.CLONE_INTO_CGROUP, cgroup=0)
-    assert caught.value.errno in (errno.EBADF, errno.EINVAL)
 
 
 def test_capget_agrees_with_proc():

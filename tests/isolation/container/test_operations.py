@@ -1,13 +1,10 @@
 """Operations: their words, and the order of their system calls, seen by a recording double."""
 
-import errno
-
 from isolation.api import Site, Spec, Volume
 from isolation.container import operations as ops
 from isolation.container.plan import born_in, hostname, plan
 from isolation.container.profile import DEFAULT, NAMESPACES
 from isolation.container.storage import Upper
-from isolation.container.table import encode
 
 SITE = Site("r", "/scratch", "/run", "/probe", "/rootfs")
 SPEC = Spec("box", "5eed", arguments=("delay_ns=5",))
@@ -117,20 +114,3 @@ def test_every_operation_closes_what_it_opens_but_the_first_keeps_the_channel(re
 
 def test_long_instance_names_are_cut_to_what_a_host_name_may_be():
     assert len(hostname("x" * 200)) == 64
-
-
-def test_table_is_what_the_operations_do_in_order(recorder):
-    operations = the_plan(DEFAULT, entrances=("/g/tasks",))
-    table = encode(operations)
-    for operation in operations:
-        operation.execute(recorder)
-    assert [call[0] for call in table.calls] == recorder.numbers
-    assert len(table.notes) == len(table.calls)
-
-
-def test_table_foresees_the_lowest_free_descriptor():
-    table = encode((ops.Bind("/etc/hostname", "/a/b", read_only=False),))
-    opened = [note.tried for note in table.notes if "close" in note.tried]
-    assert opened == [f"close descriptor {number}" for number in (4, 4, 5, 5, 4)]
-    tolerated = [note.tolerated for note in table.notes if note.tried.startswith("mkdir")]
-    assert tolerated == [errno.EEXIST]
