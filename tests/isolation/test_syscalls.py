@@ -43,6 +43,12 @@ def test_capget_agrees_with_proc():
     assert found.permitted == int(status["CapPrm"], 16)
 
 
+def test_capset_takes_what_capget_gave():
+    found = syscalls.capget()
+    direct.capset(found)
+    assert syscalls.capget() == found
+
+
 def test_open_beneath_refuses_symbolic_links(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("/proc")
