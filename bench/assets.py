@@ -15,7 +15,8 @@ from typing import Any
 from bench.paths import CHECKOUT
 
 VENV = CHECKOUT / ".venv"
-RECORD = VENV / "tare-assets.json"
+RECORD = Path(os.environ.get("TARE_ASSETS") or VENV / "tare-assets.json")
+"""Another record may be named, to measure with another payload or root filesystem."""
 _SETUP = "run `./noxw -s setup`"
 
 

@@ -17,6 +17,7 @@ from bench.slot import Slot
 from bench.workloads import WORKLOADS
 from bench.workloads.base import Reading, Workload
 from isolation.api import IsolationError, Site, Unsupported
+from isolation.container.profile import BACKENDS as PROFILES
 from isolation.messages import Words
 from results.schema import REGISTRY, Sample, Status, canonical, metrics_of
 
@@ -112,13 +113,15 @@ def _cell(
 ) -> Iterator[Sample]:
     """All rows of one slot: readings, and one row for each metric that a failure left without any."""
 
+    profile = PROFILES[cell.backend].name if cell.backend in PROFILES else "-"
+
     def row(reading: Reading) -> Sample:
         workload = reading.workload or cell.workload
         return Sample(
             run_id=bench.site.run_id, backend=cell.backend, workload=workload, metric=reading.metric,
             unit=REGISTRY[workload, reading.metric].unit, block=block, position=position, role=cell.role,
             lane=bench.lanes[cell.backend],
-            profile="default" if cell.backend == CONTROLLED else "-", parameters=canonical(reading.parameters),
+            profile=profile, parameters=canonical(reading.parameters),
             instance=reading.instance, value=reading.value, status=reading.status, reason=reading.reason,
             detail=reading.detail, t_ns=reading.t_ns,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from isolation.api import Exit, LaunchFailed, Spec
 
@@ -68,7 +68,7 @@ def descendants(pid: int) -> tuple[int, ...]:
 
 
 def spawn(
-    argv: Sequence[str],
+    argv: tuple[str, ...],
     spec: Spec,
     *,
     t0_ns: int,

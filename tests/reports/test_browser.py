@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from reports import page
 from reports.charts import CHARTS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 WIDTHS = (390, 1280, 1920)
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")]
-
-BROKEN_CHARTS = """() => [...document.querySelectorAll("svg.chart")].filter(svg => {
-    const box = svg.getBoundingClientRect();
-    const inside = box.left >= 0 && box.right <= document.documentElement.clientWidth + 0.5;
-    const seen = svg.checkVisibility() && box.width >= 200 && box.height >= 40;
-    const texts = [...svg.querySelectorAll("text")].map(text => text.getBoundingClientRect());
-    const whole = texts.every(text => text.left >= box.left - 1 && text.right <= box.right + 1);
-    return !(inside && seen && whole);
-}).map(svg => svg.getAttribute("aria-labelledby"))"""
+pytestmark = pytest.mark.browser
 
 ILLEGIBLE = """() => {
     const luminance = colour => {
@@ -42,18 +26,6 @@ ILLEGIBLE = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, headless=True, args=list(FLAGS), offline=True
-        )
-        yield context
-        context.close()
-
-
-@pytest.fixture(scope="module")
 def pages(make, empty, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     runs = {"rich": make(), "hostile": make(hostile=True), "empty": empty}
@@ -62,30 +34,17 @@ def pages(make, empty, tmp_path_factory):
     return {name: f"file://{folder}/{name}.html" for name in runs}
 
 
-@pytest.fixture
-def view(browser):
-    """Opens a page and collects what it says and asks for."""
-    tab = browser.new_page()
-    tab.said, tab.asked = [], []
-    tab.on("console", lambda message: tab.said.append(message.text))
-    tab.on("pageerror", lambda error: tab.said.append(str(error)))
-    tab.on("dialog", lambda dialog: tab.said.append(dialog.message) or dialog.dismiss())
-    tab.on("request", lambda request: tab.asked.append(request.url))
-    yield tab
-    tab.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["rich", "hostile"])
-def test_every_chart_is_seen_whole_and_nothing_is_loaded_or_logged(view, pages, name, width, scheme):
+def test_every_chart_is_seen_whole_and_nothing_is_loaded_or_logged(view, broken_charts, pages, name, width, scheme):
     view.set_viewport_size({"width": width, "height": 900})
     view.emulate_media(color_scheme=scheme)
     view.goto(pages[name])
     assert view.said == []
     assert view.asked == [pages[name]]
     assert view.locator("svg.chart").count() > 20
-    assert view.evaluate(BROKEN_CHARTS) == []
+    assert broken_charts(view) == []
     assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert view.evaluate(ILLEGIBLE) == []
 
