@@ -10,7 +10,9 @@ drawn anew for each block, the same for all its cells; PSS depends on it, since 
 
 `available` is the noisy one: MemAvailable is the host's, so whatever else allocates meanwhile is in it.  Both
 readings are taken after the same pause, with the per-CPU counters folded first (`/proc/sys/vm/stat_refresh`, root
-only; changes no setting); free pages that each CPU keeps in its own lists (up to some MB) stay uncounted.
+only; changes no setting).  MemAvailable leaves out the free pages that each CPU keeps in lists of its own, and since
+kernel 6.7 those lists grow to hundreds of MB: an instance served from them would seem to cost nothing.  So they are
+added, as `/proc/zoneinfo` counts them.
 """
 
 from __future__ import annotations
@@ -84,11 +86,17 @@ def readings(ledgers: Ledgers, typical: Mapping[str, float], instance: str, t_ns
         yield Reading(metric, getattr(ledgers, metric), instance, t_ns, parameters)
 
 
+def cpu_list_pages(zoneinfo: str) -> int:
+    """Free pages in the per-CPU lists of all zones: the `count:` lines of /proc/zoneinfo (proc(5))."""
+    return sum(int(line.split()[1]) for line in zoneinfo.splitlines() if line.lstrip().startswith("count:"))
+
+
 def available_bytes() -> int:
-    """The host's MemAvailable, after a pause and with the per-CPU counters folded in where we may."""
+    """The host's MemAvailable and its per-CPU free pages, after a pause and with the counters folded where we may."""
     time.sleep(PAUSE_S)
     _fold_counters()
-    return field_bytes(_read("/proc/meminfo"), "MemAvailable")
+    listed_bytes = cpu_list_pages(_read("/proc/zoneinfo")) * PAGE_BYTES
+    return field_bytes(_read("/proc/meminfo"), "MemAvailable") + listed_bytes
 
 
 def _fold_counters() -> None:

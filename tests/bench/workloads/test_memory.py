@@ -8,7 +8,7 @@ from bench.workloads.memory import (
     COUNTS,
     Ledgers,
     Memory,
-    available_bytes,
+    cpu_list_pages,
     field_bytes,
     instances_for,
     pss_bytes,
@@ -57,8 +57,9 @@ def test_a_dose_is_whole_pages():
     assert [whole_pages(n) for n in (0.0, 1.0, 4096.0, 4097.0)] == [0, 4096, 4096, 8192]
 
 
-def test_available_memory_of_this_host_is_read():
-    assert available_bytes() > 0
+def test_free_pages_on_the_lists_of_all_cpus_and_zones_are_counted():
+    zone = "Node 0, zone  Normal\n  pages free 9\n  pagesets\n    cpu: 0\n          count:    {}\n          high: 99\n"
+    assert cpu_list_pages(zone.format(16) + zone.format(5)) == 21
 
 
 def test_pss_grows_by_what_a_payload_touches(slot):
