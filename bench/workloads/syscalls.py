@@ -35,7 +35,7 @@ AIM_OVER_SPREAD = 150
 SPAN_BOUNDS_NS = (5_000_000, 60_000_000)
 """Shortest span worth a fit beside scheduling noise, and the longest that a slot has time for."""
 SPREAD_REQUESTS = 32
-TRIAL_START, TRIAL_GROWTH, TRIAL_SHARE = 4, 8, 4
+TRIAL_START, TRIAL_GROWTH, TRIAL_SHARE = 4, 4, 8
 """A trial's counts, and the share of the largest count that it may reach."""
 COLD_PAGES = 24576
 """Fresh pages of one instance, trials included: 96 MiB."""
@@ -141,18 +141,22 @@ class _Talk:
         timed = self.channel.timed("loop", operation, str(count), timeout_s=self.timeout_s)
         return timed.elapsed_ns, LoopReply.parse(timed.reply).elapsed_ns
 
-    def trial(self, operation: str, channel_ns: float, enough_ns: float, limit: int) -> tuple[float, int]:
-        """(time of one operation, roughly; iterations spent): counts grow till one loop takes `enough_ns`.
+    def trial(self, operation: str, enough_ns: float, limit: int) -> tuple[float, int]:
+        """(time of one operation, roughly; iterations spent): counts grow till one more step takes `enough_ns`.
 
         The shorter of two loops counts: what a first one finds cold, or a preempted one waits for, says nothing.
         """
-        count, spent = TRIAL_START, 0
+        count, spent, shorter_ns = TRIAL_START, 2 * TRIAL_START, self._shorter(operation, TRIAL_START)
         while True:
-            host_ns = min(self.loop(operation, count)[0] for _ in range(2))
-            spent += 2 * count
-            if host_ns - channel_ns >= enough_ns or count * TRIAL_GROWTH > limit:
-                return max(host_ns - channel_ns, 1.0) / count, spent
             count *= TRIAL_GROWTH
+            longer_ns = self._shorter(operation, count)
+            spent += 2 * count
+            if longer_ns - shorter_ns >= enough_ns or count * TRIAL_GROWTH > limit:
+                return max((longer_ns - shorter_ns) / (count - count // TRIAL_GROWTH), 1.0), spent
+            shorter_ns = longer_ns
+
+    def _shorter(self, operation: str, count: int) -> int:
+        return min(self.loop(operation, count)[0] for _ in range(2))
 
     def points(self, operation: str, counts: Sequence[int], dose: float) -> Iterator[Point]:
         for count in counts:
@@ -176,13 +180,13 @@ class Syscalls:
         with slot.launch() as live:
             talk = _Talk(live.channel, slot.timeout_s)
             empty_ns = [talk.loop("getppid", 0)[0] for _ in range(SPREAD_REQUESTS)]
-            channel_ns, spread_ns = statistics.median(empty_ns), spread_of(empty_ns)
+            spread_ns = spread_of(empty_ns)
             span_ns = wanted_span_ns(spread_ns)
             for operation in OPERATIONS:
                 t_ns = time.monotonic_ns()
                 talk.loop(operation, 0)
                 limit = largest_claim(operation, 0, 0.0)
-                rough_ns, spent = talk.trial(operation, channel_ns, span_ns / STEPS / 2, limit // TRIAL_SHARE)
+                rough_ns, spent = talk.trial(operation, span_ns / STEPS / 2, limit // TRIAL_SHARE)
                 counts = list(loop_counts(rough_ns, span_ns, largest_claim(operation, spent, slot.dose)))
                 random.Random(f"{slot.site.run_id}/{slot.block}/{operation}").shuffle(counts)
                 fitted = fit(tuple(talk.points(operation, counts, slot.dose)))

@@ -82,6 +82,16 @@ def test_every_operation_of_a_real_payload_gets_its_figure_and_its_checks(slot):
     assert "page_fault_cold" not in good or figures["page_fault_cold"].value > 50  # zeroing 4 KiB takes that at least
 
 
+def test_a_trial_does_not_take_the_cost_of_a_loop_for_that_of_its_operation():
+    talk = syscalls._Talk(None, 1.0)
+    fixed_ns, each_ns = 2_000_000, 500
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syscalls._Talk, "loop", lambda self, operation, count: (fixed_ns + each_ns * count, 0))
+        rough_ns, spent = talk.trial("read", 500_000, 10**9)
+    assert rough_ns == each_ns
+    assert spent == 2 * sum(4**step for step in range(1, 7))
+
+
 def test_counts_come_in_an_order_drawn_for_the_block(slot):
     def order(block):
         slot.block = block
