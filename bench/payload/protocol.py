@@ -84,9 +84,9 @@ class ExecReply:
     @classmethod
     def parse(cls, reply: Mapping[str, Any]) -> Self:
         """Raises ProtocolError (`garbage`) where a field is missing or not of its type."""
-
-        def convert() -> Self:
-            return cls(
+        return _parse(
+            reply,
+            lambda: cls(
                 code=None if reply["code"] is None else int(reply["code"]),
                 signal=None if reply["signal"] is None else int(reply["signal"]),
                 timeout=bool(reply["timeout"]),
@@ -95,9 +95,8 @@ class ExecReply:
                 truncated=bool(reply["truncated"]),
                 elapsed_ns=int(reply["elapsed_ns"]),
                 cpu_ns=int(reply["cpu_ns"]),
-            )
-
-        return _parse(reply, convert)
+            ),
+        )
 
 
 _Parsed = TypeVar("_Parsed")
