@@ -99,7 +99,11 @@ def run(
 
 
 def _block(
-    bench: Bench, block: schedule.Block, typical: Mapping[str, Mapping[str, float]], numbers: count[int], progress: Progress
+    bench: Bench,
+    block: schedule.Block,
+    typical: Mapping[str, Mapping[str, float]],
+    numbers: count[int],
+    progress: Progress,
 ) -> Iterator[Sample]:
     for position, cell in enumerate(block.cells):
         progress.slot_started(cell, block.number)
@@ -112,7 +116,6 @@ def _cell(
     bench: Bench, cell: Cell, block: int, position: int, typical: Mapping[str, float], numbers: count[int]
 ) -> Iterator[Sample]:
     """All rows of one slot: readings, and one row for each metric that a failure left without any."""
-
     profile = PROFILES[cell.backend].name if cell.backend in PROFILES else "-"
 
     def row(reading: Reading) -> Sample:
@@ -246,4 +249,3 @@ def _invalidated(sample: Sample, reason: str, detail: str) -> Sample:
     if sample.status != "ok":
         return sample
     return replace(sample, value=None, status="invalid", reason=reason, detail=detail)
-

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from bench.backends import Entry, registry
-from isolation.api import Availability, Finished, IsolationError, Launched, Site, Spec
+from isolation.api import Availability, Finished, IsolationError, Site, Spec
 from isolation.messages import Words
-from isolation.remote import Launcher, LauncherLost
+from isolation.remote import Launcher, LauncherLost, Started
 
 
 class Fleet:
@@ -19,7 +20,7 @@ class Fleet:
         self._launchers: dict[str, Launcher] = {}
         self._prepared: dict[str, Site] = {}
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,10 +51,10 @@ class Fleet:
     def describe(self, backend: str) -> Words:
         return self._launcher(backend).describe(backend)
 
-    def launch(self, backend: str, spec: Spec, *, accounting: bool = False) -> tuple[Launched, int, int]:
+    def launch(self, backend: str, specs: Sequence[Spec], *, accounting: bool = False) -> tuple[Started, ...]:
         launcher = self._launcher(backend)
         try:
-            return launcher.launch(backend, spec, accounting=accounting)
+            return launcher.launch(backend, specs, accounting=accounting)
         except LauncherLost:
             self._drop(backend)
             raise

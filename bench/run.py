@@ -1,6 +1,6 @@
 """One run from beginning to end: what `tare run` does once its words are understood.
 
-    lock -> journal -> fleet -> what can run here -> parity -> blocks -> store -> report
+lock -> journal -> fleet -> what can run here -> parity -> blocks -> store -> report
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
             progress.say(f"removed what run {dead} left behind", *troubles)
         run_id = resume.name if resume else _new_id()
         site = _site(run_id, assets)
-        journal = Journal(
-            run_id, os.getppid(), start_ticks(os.getppid()) or 0, site.scratch, site.runtime, site.cgroup
-        )
+        journal = Journal(run_id, os.getppid(), start_ticks(os.getppid()) or 0, site.scratch, site.runtime, site.cgroup)
         journal.write()
         # The supervisor does the same should we not come to it; without a supervisor (killed), only we are left.
         stack.callback(remove, journal)

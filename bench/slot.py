@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -110,32 +110,41 @@ class Slot:
     ) -> Iterator[LiveInstance]:
         """Start and greet one instance; it is ended on leaving. Raises LaunchFailed, Unsupported, ProtocolError."""
         if prime and self.words.cheap:
-            with self._one(arguments, limits, volumes, accounting) as primer:
+            with self._alive([self._spec(arguments, limits, volumes)], accounting=accounting) as (primer,):
                 primer.finish()
         time.sleep(self.settle_s)  # the washout of DESIGN section 5: a pause by design, not a wait for an event
-        with self._one(arguments, limits, volumes, accounting) as live:
+        with self._alive([self._spec(arguments, limits, volumes)], accounting=accounting) as (live,):
             yield live
 
     @contextmanager
-    def _one(
-        self, arguments: tuple[str, ...], limits: Limits | None, volumes: tuple[Volume, ...], accounting: bool
-    ) -> Iterator[LiveInstance]:
-        spec = self._spec(arguments, limits, volumes)
-        launched, read_fd, write_fd = self.fleet.launch(self.backend, spec, accounting=accounting)
-        channel = Channel(read_fd, write_fd)
-        live = LiveInstance(launched, channel, self.fleet, self.timeout_s)
+    def launch_all(self, count: int, *, accounting: bool = False) -> Iterator[tuple[LiveInstance, ...]]:
+        """Start `count` instances at once and greet them; they are ended on leaving. Raises as `launch`."""
+        time.sleep(self.settle_s)
+        specs = [self._spec((), None, ()) for _ in range(count)]
+        with self._alive(specs, accounting=accounting) as lives:
+            yield lives
+
+    @contextmanager
+    def _alive(self, specs: Sequence[Spec], *, accounting: bool) -> Iterator[tuple[LiveInstance, ...]]:
+        started = self.fleet.launch(self.backend, specs, accounting=accounting)
+        lives = tuple(
+            LiveInstance(one.launched, Channel(one.read_fd, one.write_fd), self.fleet, self.timeout_s)
+            for one in started
+        )
         try:
-            channel.greet(spec.nonce, timeout_s=self.timeout_s, first_byte_read=True)
-            for request in self._mount_requests(spec):
-                channel.request(*request, timeout_s=self.timeout_s)
-            yield live
+            for live, spec in zip(lives, specs, strict=True):
+                live.channel.greet(spec.nonce, timeout_s=self.timeout_s, first_byte_read=True)
+                for request in self._mount_requests(spec):
+                    live.channel.request(*request, timeout_s=self.timeout_s)
+            yield lives
         except Exception:
-            live.abandon()
+            _abandon(lives)
             raise
         else:
-            live.abandon()
+            _abandon(lives)
         finally:  # on an interrupt nothing is asked of launchers any more: closing them ends their instances
-            channel.close()
+            for live in lives:
+                live.channel.close()
 
     def _mount_requests(self, spec: Spec) -> tuple[tuple[str, ...], ...]:
         """A guest mounts its disks when asked, after it is ready: its start stays that of a guest without disks."""
@@ -159,3 +168,15 @@ class Slot:
             log=log,
             timeout_s=self.plan.timeout_s,
         )
+
+
+def _abandon(lives: Sequence[LiveInstance]) -> None:
+    """End those that still live, all of them, then raise the first trouble met."""
+    troubles = []
+    for live in lives:
+        try:
+            live.abandon()
+        except LaunchFailed as error:
+            troubles.append(error)
+    if troubles:
+        raise troubles[0]

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
@@ -47,7 +48,7 @@ class Terminal:
         self._said = time.monotonic()
         self._done = 0
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         self._console.print(f"seed {self._plan.seed}, {self._plan.depth} run: {self._outline()}")
         self._bar.start()
         return self

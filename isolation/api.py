@@ -37,11 +37,11 @@ class IsolationError(Exception):
 
 
 class Unsupported(IsolationError):
-    """This host cannot run it (`not_installed`, `no_permission`, `kernel_lacks` ...). The cell is `unsupported`."""
+    """The host cannot run it (`not_installed`, `no_permission`, `kernel_lacks` ...). The cell is `unsupported`."""
 
 
 class LaunchFailed(IsolationError):
-    """This host should have run it and did not (`exited_early`, `never_ready`, `oom` ...). The cell is `failed`."""
+    """The host should have run it and did not (`exited_early`, `never_ready`, `oom` ...). The cell is `failed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Volume:
     """`source` on the host seen at `target` inside. For a backend of medium `disk`, source is a raw ext4 image
-    that the payload mounts at `target`; for the bare process, target is ignored and source used as it is."""
+    that the payload mounts at `target`; for the bare process, target is ignored and source used as it is.
+    """
 
     source: str
     target: str

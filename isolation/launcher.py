@@ -17,9 +17,10 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from isolation.accounting import Accounting
 from isolation.api import (
     Availability,
     Backend,
@@ -34,7 +35,6 @@ from isolation.api import (
     Spec,
     Unsupported,
 )
-from isolation.accounting import Accounting
 from isolation.messages import (
     Describe,
     Failure,
@@ -62,6 +62,9 @@ class _Alive:
     instance: Instance
     spec: Spec
     accounting: Accounting | None
+    log_start: int
+    """Size of the log when it started: several instances of a backend append to one."""
+    removed: bool = False
 
 
 class Server:
@@ -131,63 +134,92 @@ class Server:
         backend = self._backends[message.backend]
         return Words(backend.medium, backend.cheap, backend.shared, backend.owned, backend.before_first_byte), ()
 
-    def _launch(self, message: Launch) -> tuple[Launched, tuple[int, ...]]:
-        backend = self._backends[message.backend]
-        group = f"{self._sites[message.backend].cgroup}/{message.spec.instance}"
-        accounting = Accounting.begin(group) if message.accounting else None
-        spec = dataclasses.replace(message.spec, cgroup=accounting.payload if accounting else group)
-        log_start = _size(spec.log)
+    def _launch(self, message: Launch) -> tuple[tuple[Launched, ...], tuple[int, ...]]:
+        starting: list[_Alive] = []
         gc.disable()
         try:
-            with accounting.inside() if accounting else contextlib.nullcontext():
-                instance = backend.start(spec)
-                alive = _Alive(instance, spec, accounting)
-                t1_ns = self._first_byte(alive, log_start)
+            for spec in message.specs:
+                alive = self._start(message.backend, spec, accounting=message.accounting)
+                starting.append(alive)  # at once: should the next one fail, this one must be known
+            stamps = self._first_bytes(starting)
         except IsolationError:
-            if accounting:
-                accounting.end()
+            for alive in starting:
+                if not alive.removed:
+                    self._remove(alive)
             raise
         finally:
             gc.enable()
-        self._alive[spec.instance] = alive
-        launched = Launched(
-            instance=spec.instance,
-            backend=message.backend,
-            lane=self._lanes[message.backend],
-            t0_ns=instance.t0_ns,
-            t1_ns=t1_ns,
-            processes=instance.processes(),
-            cgroup=accounting.group if accounting else spec.cgroup,
-        )
-        return launched, (instance.read_fd, instance.write_fd)
+        for alive in starting:
+            self._alive[alive.spec.instance] = alive
+        launched = tuple(self._launched(message.backend, alive, stamps[alive.spec.instance]) for alive in starting)
+        return launched, tuple(fd for alive in starting for fd in (alive.instance.read_fd, alive.instance.write_fd))
 
-    def _first_byte(self, alive: _Alive, log_start: int) -> int:
-        """Wait for the payload's first byte and stamp it.
+    def _start(self, name: str, spec: Spec, *, accounting: bool) -> _Alive:
+        group = f"{self._sites[name].cgroup}/{spec.instance}"
+        account = Accounting.begin(group) if accounting else None
+        spec = dataclasses.replace(spec, cgroup=account.payload if account else group)
+        log_start = _size(spec.log)
+        try:
+            with account.inside() if account else contextlib.nullcontext():
+                instance = self._backends[name].start(spec)
+        except IsolationError:
+            if account:
+                account.end()
+            raise
+        return _Alive(instance, spec, account, log_start)
+
+    def _launched(self, name: str, alive: _Alive, t1_ns: int) -> Launched:
+        return Launched(
+            instance=alive.spec.instance,
+            backend=name,
+            lane=self._lanes[name],
+            t0_ns=alive.instance.t0_ns,
+            t1_ns=t1_ns,
+            processes=alive.instance.processes(),
+            cgroup=alive.accounting.group if alive.accounting else alive.spec.cgroup,
+        )
+
+    def _first_bytes(self, starting: Sequence[_Alive]) -> dict[str, int]:
+        """Wait for each payload's first byte and stamp it: instance -> t1.
 
         Raises LaunchFailed (`exited_early`, `never_ready`, `garbage` or what the backend diagnoses) after having
-        removed the instance.
+        removed the instance that failed.
         """
-        instance, spec = alive.instance, alive.spec
         poller = select.poll()
-        poller.register(instance.read_fd, select.POLLIN)
-        poller.register(instance.pidfd, select.POLLIN)
-        ready = dict(poller.poll(spec.timeout_s * 1000))
-        byte = os.read(instance.read_fd, 1) if instance.read_fd in ready else b""
-        t1_ns = now_ns()
-        if byte == FIRST_BYTE:
-            return t1_ns
-        if not ready:
-            reason, detail = "never_ready", f"no first byte within {spec.timeout_s:g} s"
-        elif byte:
-            reason, detail = "garbage", f"first byte is {byte!r}, not {FIRST_BYTE!r}"
-        else:
-            reason, detail = "exited_early", "ended before its first byte"
-        ended_alone = bool(_wait(instance.pidfd, 0.2 if reason == "exited_early" else 0))
-        raise self._abandon(alive, reason, detail, ended_alone=ended_alone, log_start=log_start)
+        waiting: dict[int, _Alive] = {}
+        for alive in starting:
+            for descriptor in (alive.instance.read_fd, alive.instance.pidfd):
+                poller.register(descriptor, select.POLLIN)
+                waiting[descriptor] = alive
+        stamps: dict[str, int] = {}
+        deadline_ns = now_ns() + round(starting[0].spec.timeout_s * 1e9)
+        while waiting:
+            ready = {descriptor for descriptor, _ in poller.poll(max(0, deadline_ns - now_ns()) / 1e6)}
+            if not ready:
+                alive = next(iter(waiting.values()))
+                detail = f"no first byte within {alive.spec.timeout_s:g} s"
+                raise self._abandon(alive, "never_ready", detail, ended_alone=False)
+            for alive in {id(waiting[descriptor]): waiting[descriptor] for descriptor in ready}.values():
+                instance = alive.instance
+                byte = os.read(instance.read_fd, 1) if instance.read_fd in ready else b""
+                t1_ns = now_ns()
+                if byte != FIRST_BYTE:
+                    raise self._mute(alive, byte)
+                stamps[alive.spec.instance] = t1_ns
+                for descriptor in (instance.read_fd, instance.pidfd):
+                    poller.unregister(descriptor)
+                    del waiting[descriptor]
+        return stamps
 
-    def _abandon(
-        self, alive: _Alive, reason: str, detail: str, *, ended_alone: bool, log_start: int
-    ) -> LaunchFailed:
+    def _mute(self, alive: _Alive, byte: bytes) -> LaunchFailed:
+        """The error of a payload that said something else, or nothing any more."""
+        if byte:
+            detail = f"first byte is {byte!r}, not {FIRST_BYTE!r}"
+            return self._abandon(alive, "garbage", detail, ended_alone=_wait(alive.instance.pidfd, 0))
+        ended_alone = _wait(alive.instance.pidfd, 0.2)  # its channel closes a little before it has ended
+        return self._abandon(alive, "exited_early", "ended before its first byte", ended_alone=ended_alone)
+
+    def _abandon(self, alive: _Alive, reason: str, detail: str, *, ended_alone: bool) -> LaunchFailed:
         """Remove an instance that failed to start; the reason is the backend's own where it knows better."""
         instance = alive.instance
         if not ended_alone:
@@ -197,14 +229,32 @@ class Server:
         if ended_alone:
             detail += f" ({_ending(ended)})"
         reason, detail = instance.diagnose() or (reason, detail)
-        os.close(instance.read_fd)
-        os.close(instance.write_fd)
+        _, leak = self._clear(alive)
+        tail = _tail(alive.spec.log, alive.log_start)
+        words = (detail, f"stderr: {tail}" if tail else "", str(leak or ""))
+        return LaunchFailed(reason, "; ".join(word for word in words if word))
+
+    def _remove(self, alive: _Alive) -> None:
+        """End an instance by force and remove it, where nobody can be told of what stays: the janitor looks again."""
+        alive.instance.kill()
+        if _wait(alive.instance.pidfd, KILL_TIMEOUT_S):
+            alive.instance.reap()
+            self._clear(alive)
+
+    def _clear(self, alive: _Alive) -> tuple[int, IsolationError | None]:
+        """Remove what an ended instance left (groups, folders, mounts): the time when that was done, and any leak."""
+        alive.removed = True
+        leak = None
         try:
-            instance.destroy()
-        except IsolationError as leak:
-            detail += f"; {leak}"
-        tail = _tail(alive.spec.log, log_start)
-        return LaunchFailed(reason, f"{detail}; stderr: {tail}" if tail else detail)
+            alive.instance.destroy()
+        except IsolationError as error:
+            leak = error
+        t3_ns = now_ns()
+        os.close(alive.instance.read_fd)
+        os.close(alive.instance.write_fd)
+        if alive.accounting:
+            alive.accounting.end()
+        return t3_ns, leak
 
     def _finish(self, message: Finish) -> tuple[Finished, tuple[int, ...]]:
         alive = self._alive.pop(message.instance)
@@ -225,15 +275,9 @@ class Server:
         ended = instance.reap()
         if trouble is None and not message.force and (ended_before or ended.code not in (0, None) or ended.signal):
             trouble = instance.diagnose() or ("killed" if ended.signal else "exited_early", _ending(ended))
-        try:
-            instance.destroy()
-        except IsolationError as leak:
+        t3_ns, leak = self._clear(alive)
+        if leak:
             trouble = trouble or (leak.reason, leak.detail)
-        t3_ns = now_ns()
-        os.close(instance.read_fd)
-        os.close(instance.write_fd)
-        if alive.accounting:
-            alive.accounting.end()
         return Finished(message.instance, tq_ns, t2_ns, t3_ns, ended, trouble), ()
 
     def _tool(self, message: Tool) -> tuple[int | None, tuple[int, ...]]:
@@ -258,15 +302,7 @@ class Server:
 
     def _end_all(self) -> None:
         for alive in self._alive.values():
-            instance = alive.instance
-            instance.kill()
-            if _wait(instance.pidfd, KILL_TIMEOUT_S):
-                instance.reap()
-                # The harness is gone: nobody could be told of a leak; the supervisor's janitor looks again.
-                with contextlib.suppress(IsolationError):
-                    instance.destroy()
-            if alive.accounting:
-                alive.accounting.end()
+            self._remove(alive)
         for backend in self._backends.values():
             backend.close()
 

@@ -14,6 +14,8 @@ from typing import Any
 from isolation.api import Finished, Launched, Site, Spec
 
 PACKET_BYTES = 1 << 20
+MAX_DESCRIPTORS = 253
+"""SCM_MAX_FD: the kernel passes no more beside one packet, so one Launch starts at most 126 instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,10 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
+    """Start instances at once, then wait for the first byte of each: reply is a tuple of Launched, in order."""
+
     backend: str
-    spec: Spec
+    specs: tuple[Spec, ...]
     accounting: bool = False
 
 
@@ -108,7 +112,7 @@ def send(sock: socket.socket, value: object, descriptors: Sequence[int] = ()) ->
 
 def receive(sock: socket.socket) -> tuple[Any, list[int]]:
     """One packet and the descriptors beside it, close-on-exec. Raises EOFError where the other end is gone."""
-    packet, descriptors, _, _ = socket.recv_fds(sock, PACKET_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+    packet, descriptors, _, _ = socket.recv_fds(sock, PACKET_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     if not packet:
         raise EOFError("the other end of the launcher's socket is closed")
     return pickle.loads(packet), descriptors  # noqa: S301 - our own process, see the module's docstring

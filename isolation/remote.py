@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from isolation.api import Availability, Finished, IsolationError, Launched, LaunchFailed, Site, Spec, Unsupported
 from isolation.messages import (
@@ -36,6 +37,15 @@ GRACE_S = 15.0
 """On top of the bound that the launcher itself keeps: beyond it, the launcher is held for hung."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A launched instance and its channel's ends."""
+
+    launched: Launched
+    read_fd: int
+    write_fd: int
+
+
 class LauncherLost(LaunchFailed):
     """The launcher died or hangs; the caller makes a new one."""
 
@@ -55,7 +65,11 @@ class Launcher:
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={"PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LANG": "C.UTF-8", **(environment or {})},
+            env={
+                "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
+                "LANG": "C.UTF-8",
+                **(environment or {}),
+            },
             cwd="/",
         )
         theirs.close()
@@ -84,14 +98,15 @@ class Launcher:
         words: Words = self._call(Describe(backend), 10)[0]
         return words
 
-    def launch(self, backend: str, spec: Spec, *, accounting: bool = False) -> tuple[Launched, int, int]:
-        """Start an instance: its stamps and the channel's descriptors (read, write), the caller's to close.
+    def launch(self, backend: str, specs: Sequence[Spec], *, accounting: bool = False) -> tuple[Started, ...]:
+        """Start instances at once: for each its stamps and the channel's descriptors, the caller's to close.
 
-        Raises LaunchFailed, Unsupported or LauncherLost.
+        Raises LaunchFailed, Unsupported or LauncherLost; none of the instances then stays.
         """
-        launched, descriptors = self._call(Launch(backend, spec, accounting), spec.timeout_s)
-        read_fd, write_fd = descriptors
-        return launched, read_fd, write_fd
+        timeout_s = max(spec.timeout_s for spec in specs)
+        launched, descriptors = self._call(Launch(backend, tuple(specs), accounting), timeout_s)
+        pairs = zip(descriptors[::2], descriptors[1::2], strict=True)
+        return tuple(Started(one, *pair) for one, pair in zip(launched, pairs, strict=True))
 
     def finish(self, instance: str, *, timeout_s: float, force: bool = False) -> Finished:
         finished: Finished = self._call(Finish(instance, timeout_s, force), timeout_s)[0]
@@ -111,7 +126,7 @@ class Launcher:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def __enter__(self) -> Launcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -35,7 +36,6 @@ from results.schema import BASELINE, COMPARABLE_LANES, REGISTRY, Manifest
 
 KEYS = ["workload", "metric", "backend", "role", "lane", "profile"]
 CONTROLLED_CHECK = "positive control"
-QUANTILES = (0.5, 0.9, 0.99)
 
 
 def analyse(manifest: Manifest, samples: pd.DataFrame) -> Analysis:
@@ -84,12 +84,23 @@ def _cell(key: CellKey, rows: pd.DataFrame) -> Cell:
     points = tuple(map(Point, blocks.tolist(), values.tolist(), good["parameters"].astype(str).tolist()))
     medians = good.groupby("block", sort=True)["value"].median()
     block_values = tuple(zip((int(block) for block in medians.index), map(float, medians), strict=True))
-    found = st.estimate(medians.to_numpy(dtype=np.float64))
-    note = "" if found.resampled is not None else f"{found.blocks} blocks: under {st.MIN_BLOCKS_INTERVAL}, no interval"
-    quantiles = tuple(zip(QUANTILES, st.quantiles(values, QUANTILES), strict=True))
+    found = st.summarise(medians.to_numpy(dtype=np.float64))
     return Cell(
-        key, metric, points, block_values, found.value, _interval(found), quantiles, counts, reasons, note
-    )  # fmt: skip
+        key=key,
+        metric=metric,
+        points=points,
+        block_values=block_values,
+        median=found.median,
+        interval=found.interval,
+        quantiles=st.quantiles(values),
+        counts=counts,
+        reasons=reasons,
+        note=_too_few(found),
+    )
+
+
+def _too_few(found: st.Summary) -> str:
+    return "" if found.interval else f"{found.blocks} blocks: under {st.MIN_BLOCKS_INTERVAL}, no interval"
 
 
 def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
@@ -99,12 +110,14 @@ def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
     return tuple((str(reason), details.iloc[0], len(details)) for reason, details in grouped)
 
 
-def _interval(found: st.Estimate, sign: float = 1.0, exponential: bool = False) -> Interval | None:
-    ends = found.interval()
-    if ends is None:
-        return None
-    low, high = sorted((sign * ends[0], sign * ends[1]))
-    return Interval(math.expm1(low) + 1, math.expm1(high) + 1) if exponential else Interval(low, high)
+def _ratios(interval: Interval | None) -> Interval | None:
+    """An interval of log-ratios as one of ratios."""
+    return interval and Interval(math.exp(interval.low), math.exp(interval.high), interval.level)
+
+
+def _effects_of(interval: Interval | None) -> Interval | None:
+    """An interval of log-ratios as one of relative effects."""
+    return interval and Interval(math.expm1(interval.low), math.expm1(interval.high), interval.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +128,9 @@ class _Pair:
     ours: st.Floats
     theirs: st.Floats
 
-    @property
-    def positive(self) -> bool:
-        return bool(len(self.blocks)) and bool((self.ours > 0).all() and (self.theirs > 0).all())
+    def log_ratios(self) -> st.Floats | None:
+        """None where no block has both, or a figure is not above zero."""
+        return st.log_ratios(self.ours, self.theirs) if self.blocks else None
 
 
 def _pair(ours: Cell, theirs: Cell) -> _Pair:
@@ -150,22 +163,25 @@ def _comparison(cell: Cell, baseline: Cell) -> Comparison:
     )  # fmt: skip
     if not pair.blocks:
         return replace(empty, note="no block in which both were measured")
-    difference = st.estimate(pair.ours - pair.theirs)
-    found = replace(empty, difference=difference.value, difference_interval=_interval(difference))
+    difference = st.summarise(pair.ours - pair.theirs)
+    found = replace(empty, difference=difference.median, difference_interval=difference.interval)
     if cell.metric.scale == "difference":
         return replace(found, note="may be zero or negative: no ratio is formed")
-    if not pair.positive:
+    logs = pair.log_ratios()
+    if logs is None:
         return replace(found, note="a figure is not positive: no ratio is formed")
-    ratio = st.estimate(st.log_ratios(pair.ours, pair.theirs))
+    ratio = st.summarise(logs, margin=math.log1p(cell.metric.margin))
+    assert ratio.median is not None, "there is a block"
+    dependent = ratio.effective < ratio.blocks
     return replace(
         found,
-        ratio=math.exp(ratio.value),
-        interval=_interval(ratio, exponential=True),
-        p_difference=st.p_difference(ratio),
-        p_equivalence=st.p_equivalence(ratio, cell.metric.margin),
-        detectable=st.detectable(ratio),
+        ratio=math.exp(ratio.median),
+        interval=_ratios(ratio.interval),
+        p_difference=ratio.p_difference,
+        p_equivalence=ratio.p_equivalence,
+        detectable=st.detectable_effect(logs),
         autocorrelation=ratio.autocorrelation,
-        note="successive blocks depend on each other: interval by moving blocks" if ratio.dependent else "",
+        note=f"successive blocks depend on each other and count as {ratio.effective}" if dependent else "",
     )
 
 
@@ -228,17 +244,19 @@ def _floors(by_key: Mapping[CellKey, Cell]) -> Iterator[Floor]:
             continue
         pair = _pair(cell, subject)
         empty = Floor(key, cell.metric, len(pair.blocks), None, None, None)
-        if not pair.positive:
+        logs = pair.log_ratios()
+        if logs is None:
             yield replace(empty, note="no block in which both were measured, or a figure that is not positive")
             continue
-        found = st.estimate(st.log_ratios(pair.ours, pair.theirs))
-        ends = found.interval()
+        found = st.summarise(logs)
+        assert found.median is not None, "there is a block"
+        ends = found.interval
         yield replace(
             empty,
-            ratio=math.exp(found.value),
-            interval=_interval(found, exponential=True),
-            floor=math.expm1(max(abs(ends[0]), abs(ends[1]))) if ends else None,
-            note="" if ends else f"{found.blocks} blocks: under {st.MIN_BLOCKS_INTERVAL}, no interval",
+            ratio=math.exp(found.median),
+            interval=_ratios(ends),
+            floor=math.expm1(max(abs(ends.low), abs(ends.high))) if ends else None,
+            note=_too_few(found),
         )
 
 
@@ -260,52 +278,68 @@ def _dosed(by_key: Mapping[CellKey, Cell]) -> Iterator[tuple[Cell, Cell, dict[in
             yield cell, subject, doses
 
 
-def _effects(control: Cell, subject: Cell, blocks: Iterable[int]) -> st.Floats:
-    """Log of the recovered effect on cost, block by block: more time or bytes, or less throughput, is positive."""
+def _effects(control: Cell, subject: Cell, doses: Mapping[int, float]) -> dict[int, float]:
+    """Block -> log of the recovered effect on cost: more time or bytes, or less throughput, is positive.
+
+    Empty where a figure is not positive.
+    """
     pair = _pair(control, subject)
-    keep = np.isin(pair.blocks, list(blocks))
+    logs = pair.log_ratios()
+    if logs is None:
+        return {}
     sign = 1.0 if control.metric.better == "lower" else -1.0
-    return sign * st.log_ratios(pair.ours[keep], pair.theirs[keep])
+    return {block: sign * float(log) for block, log in zip(pair.blocks, logs, strict=True) if block in doses}
 
 
 def _doses(by_key: Mapping[CellKey, Cell]) -> Iterator[Dose]:
-    for control, subject, doses in _dosed(by_key):
-        for dose in sorted(set(doses.values())):
-            effects = _effects(control, subject, [block for block, given in doses.items() if given == dose])
-            empty = Dose(control.key, control.metric, dose, len(effects), None, None, None)
-            if not len(effects):
+    """Each dose apart; where its own blocks are few, the spread is borrowed from all doses of the metric."""
+    for control, subject, given in _dosed(by_key):
+        effects = _effects(control, subject, given)
+        groups = {
+            level: np.array([effect for block, effect in effects.items() if _level(given[block]) == level])
+            for level in sorted({_level(dose) for dose in given.values()})
+        }
+        filled = [group for group in groups.values() if group.size]
+        residuals = np.concatenate([group - np.median(group) for group in filled]) if filled else np.array([])
+        for level, group in groups.items():
+            injected = statistics.median(dose for dose in given.values() if _level(dose) == level)
+            empty = Dose(control.key, control.metric, injected, int(group.size), None, None, None)
+            if not group.size:
                 yield replace(empty, note="no block in which both were measured")
                 continue
-            found = st.estimate(effects)
-            ends = found.interval()
+            ends = st.median_interval(group) or st.shared_spread_interval(group, residuals, len(filled))
             yield replace(
                 empty,
-                recovered=math.expm1(found.value),
-                interval=Interval(math.expm1(ends[0]), math.expm1(ends[1])) if ends else None,
-                agrees=ends[0] <= math.log1p(dose) <= ends[1] if ends else None,
-                note="" if ends else f"{found.blocks} blocks: under {st.MIN_BLOCKS_INTERVAL}, no interval",
+                recovered=math.expm1(float(np.median(group))),
+                interval=_effects_of(ends),
+                agrees=ends.low <= math.log1p(injected) <= ends.high if ends else None,
+                note="" if ends else f"{group.size} blocks: too few for an interval",
             )
+
+
+def _level(dose: float) -> float:
+    """Doses of one level differ a little where they are told as shares of what was typical."""
+    return round(dose, 2)
 
 
 def _recoveries(by_key: Mapping[CellKey, Cell]) -> Iterator[Check]:
     """All doses of a metric together: the recovered share of the injected log effect, which should be 1."""
-    for control, subject, doses in _dosed(by_key):
-        shared = sorted(dict(control.block_values).keys() & dict(subject.block_values).keys() & doses.keys())
-        effects = _effects(control, subject, shared)
-        if len(effects) < st.MIN_BLOCKS_INTERVAL:
+    for control, subject, given in _dosed(by_key):
+        effects = _effects(control, subject, given)
+        shares = np.array([effect / math.log1p(given[block]) for block, effect in effects.items()])
+        ends = st.median_interval(shares) if shares.size else None
+        if ends is None:
             continue
-        found = st.estimate(effects / np.array([math.log1p(doses[block]) for block in shared]))
-        ends = found.interval()
-        assert ends is not None, "there are blocks enough"
+        centre = float(np.median(shares))
         key = control.key
         yield Check(
             name=f"{CONTROLLED_CHECK}: {key.workload}/{key.metric}",
             backend=key.backend,
-            value=found.value - 1,
-            bound=max(abs(ends[0] - found.value), abs(ends[1] - found.value)),
-            passed=ends[0] <= 1 <= ends[1],
-            detail=f"{found.value:.0%} of the injected effect recovered ({ends[0]:.0%} to {ends[1]:.0%}), "
-            f"{len(effects)} blocks",
+            value=centre - 1,
+            bound=max(centre - ends.low, ends.high - centre),
+            passed=ends.low <= 1 <= ends.high,
+            detail=f"{centre:.0%} of the injected effect recovered ({ends.low:.0%} to {ends.high:.0%}), "
+            f"{shares.size} blocks",
         )
 
 
@@ -314,9 +348,9 @@ def _ledgers(by_key: Mapping[CellKey, Cell]) -> Iterator[Ledgers]:
     for key, cell in by_key.items():
         if (key.workload, key.metric, key.role) != ("memory", "available", "subject"):
             continue
-        numbers = [int(_parameters(point.parameters).get("n", 1)) for point in cell.points]
-        falls = [point.value * number for point, number in zip(cell.points, numbers, strict=True)]
-        slope = st.theil_sen(numbers, falls)
+        numbers = np.array([float(_parameters(point.parameters).get("n", 1)) for point in cell.points])
+        falls = np.array([point.value for point in cell.points]) * numbers
+        slope = st.slope(np.array([point.block for point in cell.points]), numbers, falls) if numbers.size else None
         charged = by_key.get(replace(key, metric="cgroup"))
         shared = by_key.get(replace(key, metric="pss"))
         cgroup = charged.median if charged else None
@@ -324,20 +358,15 @@ def _ledgers(by_key: Mapping[CellKey, Cell]) -> Iterator[Ledgers]:
             backend=key.backend,
             lane=key.lane,
             profile=key.profile,
-            n=tuple(sorted(set(numbers))),
+            n=tuple(int(number) for number in np.unique(numbers)),
             cgroup=cgroup,
             pss=shared.median if shared else None,
-            available_slope=slope.value if slope else None,
-            available_interval=Interval(slope.low, slope.high) if slope else None,
-            residual=slope.value - cgroup if slope and cgroup is not None else None,
-            smallest_visible=_smallest_visible(slope) if slope else None,
+            available_slope=slope.slope if slope else None,
+            available_interval=slope.interval if slope else None,
+            residual=slope.slope - cgroup if slope and cgroup is not None else None,
+            smallest_visible=slope.detectable if slope else None,
             note=_ledger_note(cell, slope),
         )
-
-
-def _smallest_visible(slope: st.Slope) -> float:
-    """80 % power at 5 %: 2.8 standard errors, read from the 95 % interval, which is 2 x 1.96 of them wide."""
-    return 2.8 * (slope.high - slope.low) / 3.92
 
 
 def _ledger_note(cell: Cell, slope: st.Slope | None) -> str:

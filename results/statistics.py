@@ -1,16 +1,18 @@
-"""Statistics of paired blocks: pure functions over NumPy arrays (DESIGN section 6).
+"""Intervals, tests and sizes of effects over blocks: pure functions of arrays, nothing of ours but `Interval`.
 
-The unit is the block: each holds one figure of the subject and one of its baseline, taken within seconds of each
-other, and what is studied is the log of their ratio.  Sources:
+The unit is the block.  Inside a block the instances of a slot are reduced to their median beforehand, so an array
+here holds one number per block, in the order in which the blocks were measured.
 
-    Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time": the repetition at the highest level that
-        varies is what intervals must be made over; effects are ratios with intervals.
-    Davison & Hinkley 1997, "Bootstrap methods and their application", ch. 2 and 3.8: bootstrap over clusters.
-    Kuensch 1989, "The jackknife and the bootstrap for general stationary observations": moving blocks for
-        dependent data.
-    Schuirmann 1987, "A comparison of the two one-sided tests procedure ...": equivalence.
-    Holm 1979, "A simple sequentially rejective multiple test procedure".
-    Phipson & Smyth 2010, "Permutation p-values should never be zero".
+Sources
+    Davison & Hinkley, Bootstrap Methods and their Application, 1997: resampling whole clusters (2.4, 3.8), the
+        smoothed bootstrap, which mends the discreteness of a resampled median (3.4)
+    Kalibera & Jones, Quantifying performance change with effect size confidence intervals, 2013: ratios with
+        intervals over the outermost level of repetition instead of bare tests
+    Schuirmann, A comparison of the two one-sided tests procedure, 1987: equivalence within a margin
+    Holm, A simple sequentially rejective multiple test procedure, 1979
+    Hettmansperger & Sheather, Confidence intervals based on interpolated order statistics, 1986
+    von Storch & Zwiers, Statistical Analysis in Climate Research, 1999: the effective number of dependent blocks (6.6)
+    Sen, Estimates of the regression coefficient based on Kendall's tau, 1968: slope and its interval
 """
 
 from __future__ import annotations
@@ -18,190 +20,319 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from scipy import stats
 
-Floats = npt.NDArray[np.float64]
+from results.analysis import Interval
+
+Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-LEVEL = 0.95
-ALPHA = 0.05
-POWER = 0.80
 MIN_BLOCKS_INTERVAL = 8
 MIN_BLOCKS_VERDICT = 20
-SEED = 20260101
-"""Of the bootstrap: fixed, so that the same samples give the same report."""
+ALPHA = 0.05
+LEVEL = 1 - ALPHA
+POWER = 0.8
+_POWER_Z = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
+_INTERVAL_Z = 2 * float(stats.norm.ppf((1 + LEVEL) / 2))
+_LARGEST_CORRELATION = 0.97
+_SLOPE_POINTS = 1_000
+"""More points than this are merged before all pairs are formed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A median over blocks with its bootstrap distribution. Without one (under 8 blocks) only `value` is known."""
+@lru_cache(maxsize=256)
+def _resampled_ranks(n: int, seed: int) -> tuple[Floats, Floats]:
+    """Where the middle of a resample of n falls among the n observed: positions 0 .. n-1, not whole numbers.
 
-    value: float
-    blocks: int
-    resampled: Floats | None
-    autocorrelation: float | None
-    dependent: bool
-    """Lag-1 autocorrelation beyond chance: the resampling then took moving blocks."""
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
-        """Percentile interval (Davison & Hinkley, 5.3.1); None under 8 blocks."""
-        if self.resampled is None:
-            return None
-        tail = (1 - level) / 2
-        low, high = np.quantile(self.resampled, (tail, 1 - tail))
-        return float(low), float(high)
-
-    def p_below(self, bound: float) -> float | None:
-        """One-sided p-value of `the true median is at or above bound`: small says that it is below."""
-        if self.resampled is None:
-            return None
-        return float((np.count_nonzero(self.resampled >= bound) + 1) / (len(self.resampled) + 1))
-
-    def p_above(self, bound: float) -> float | None:
-        """One-sided p-value of `the true median is at or below bound`: small says that it is above."""
-        if self.resampled is None:
-            return None
-        return float((np.count_nonzero(self.resampled <= bound) + 1) / (len(self.resampled) + 1))
-
-    @property
-    def spread(self) -> float | None:
-        """Standard error of the median."""
-        return None if self.resampled is None else float(np.std(self.resampled, ddof=1))
+    The order statistics of n uniform draws follow a beta distribution, so the middle one (or the middle two) of each
+    of the RESAMPLES is drawn at once: the very distribution that resampling n blocks n by n gives, whatever n costs.
+    """
+    generator = np.random.default_rng((seed, n))
+    middle = (n + 1) // 2
+    low = generator.beta(middle, n - middle + 1, RESAMPLES)
+    high = low
+    if n % 2 == 0:  # the next one up is the smallest of the remaining n - middle draws above `low`
+        high = 1 - (1 - low) * generator.random(RESAMPLES) ** (1 / (n - middle))
+    return low * (n + 1) - 1, high * (n + 1) - 1
 
 
-def estimate(values: Sequence[float] | Floats, *, resamples: int = RESAMPLES, seed: int = SEED) -> Estimate:
-    """Median over blocks (in the order of time) and its bootstrap over blocks; moving blocks where they depend."""
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or len(data) == 0 or not np.isfinite(data).all():
-        raise ValueError("one finite figure per block is needed")
-    autocorrelation = lag1_autocorrelation(data)
-    dependent = autocorrelation is not None and is_autocorrelated(autocorrelation, len(data))
-    resampled = None
-    if len(data) >= MIN_BLOCKS_INTERVAL:
-        rng = np.random.default_rng(seed)
-        picks = _moving_blocks(len(data), resamples, rng) if dependent else _independent(len(data), resamples, rng)
-        resampled = np.median(data[picks], axis=1)
-    return Estimate(float(np.median(data)), len(data), resampled, autocorrelation, dependent)
+def bootstrap_medians(values: Floats, seed: int = 0) -> Floats:
+    """Medians of RESAMPLES resamples over blocks, drawn from the interpolated empirical distribution.
+
+    Interpolation at i / (n + 1) is what makes the percentile interval cover.  Over 4 000 simulated sets each of normal,
+    Student t3 and log-normal data with 8, 9, 10, 15, 20, 21, 30, 40 and 60 blocks, 95 % intervals held the true median
+    in 94.9 to 96.9 %; without it in 91.5 to 96.7 % (a resampled median takes few values), bias-corrected (BC; a median
+    has no useful acceleration for BCa) in 92.0 to 95.2 %.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = ordered.size
+    if n < 2:
+        raise ValueError(f"{n} values: a resample needs at least 2")
+    low, high = _resampled_ranks(n, seed)
+    places = np.arange(n, dtype=np.float64)
+    first = np.interp(low, places, ordered)
+    return first if high is low else (first + np.interp(high, places, ordered)) / 2
 
 
-def _independent(size: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    return rng.integers(0, size, (resamples, size))
+def median_interval(values: Floats, *, level: float = LEVEL, seed: int = 0) -> Interval | None:
+    """Percentile interval of the median over blocks, wider where blocks depend on each other (`inflation`).
 
-
-def _moving_blocks(size: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Indices of overlapping runs of length ~ size^(1/3) (Kuensch 1989), glued to `size`."""
-    length = max(2, math.ceil(size ** (1 / 3)))
-    count = math.ceil(size / length)
-    starts = rng.integers(0, size - length + 1, (resamples, count, 1))
-    return (starts + np.arange(length)).reshape(resamples, count * length)[:, :size]
-
-
-def lag1_autocorrelation(values: Floats) -> float | None:
-    """Of consecutive blocks; None under 8 blocks or where nothing varies."""
-    if len(values) < MIN_BLOCKS_INTERVAL:
+    None under MIN_BLOCKS_INTERVAL blocks.
+    """
+    if np.size(values) < MIN_BLOCKS_INTERVAL:
         return None
-    centred = values - values.mean()
-    total = float(centred @ centred)
-    # What rounding alone leaves of equal figures is no variation.
-    if total <= (np.abs(values).max() * 1e-12) ** 2 * len(values):
+    return _percentiles(_widened_medians(values, inflation(values), seed), level)
+
+
+def _widened_medians(values: Floats, factor: float, seed: int) -> Floats:
+    medians = bootstrap_medians(values, seed)
+    if factor == 1.0:
+        return medians
+    centre = float(np.median(values))
+    return np.asarray(centre + math.sqrt(factor) * (medians - centre), dtype=np.float64)
+
+
+def _percentiles(medians: Floats, level: float = LEVEL) -> Interval:
+    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level)
+
+
+def log_ratios(values: Floats, baseline: Floats) -> Floats | None:
+    """log(value / baseline), block by block; None where a figure is not above zero, since no ratio exists then."""
+    if np.any(values <= 0) or np.any(baseline <= 0):
         return None
-    return float(centred[1:] @ centred[:-1]) / total
+    return np.asarray(np.log(values) - np.log(baseline), dtype=np.float64)
 
 
-def is_autocorrelated(autocorrelation: float, blocks: int) -> bool:
-    """Beyond the one-sided 99 % bound of white noise: positive dependence is what makes intervals too short."""
-    return autocorrelation > 2.326 / math.sqrt(blocks)
+def lag1(values: Floats) -> float | None:
+    """Lag-1 autocorrelation of the ranks (one outlier must not hide a drift); None under 3 values or for constants."""
+    if np.size(values) < 3:
+        return None
+    ranks = stats.rankdata(values) - (np.size(values) + 1) / 2
+    total = float(ranks @ ranks)
+    return float(ranks[1:] @ ranks[:-1]) / total if total > 0 else None
 
 
-def log_ratios(values: Sequence[float] | Floats, baseline: Sequence[float] | Floats) -> Floats:
-    """log(value / baseline) block by block. Raises ValueError unless both are positive and of one length."""
-    ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    if ours.shape != theirs.shape:
-        raise ValueError("one baseline figure per block is needed")
-    if not ((ours > 0).all() and (theirs > 0).all()):
-        raise ValueError("a ratio needs positive figures")
-    logs: Floats = np.log(ours) - np.log(theirs)
-    return logs
+def inflation(values: Floats) -> float:
+    """How many times larger the variance of the median is because neighbouring blocks resemble each other; 1 where
+    they do not. n blocks then count as n / inflation.
+
+    (1 + r) / (1 - r) of a first-order process, r corrected for its bias of -(1 + 3 r) / n, applied where r lies one
+    standard error above what independent blocks give.  Simulated false alarms at 5 %, blocks correlated by 0, 0.3,
+    0.5, 0.7, 0.9: 3, 6, 5, 4, 6 % with 20 blocks, 4, 4, 2, 2, 4 % with 40.  Merging neighbours gave 3, 7, 10, 15, 24 %
+    with 20.  Negative correlation makes intervals too wide, never too narrow, and is left alone.
+    """
+    correlation = lag1(values)
+    n = np.size(values)
+    if correlation is None or correlation <= 1 / math.sqrt(n) - 1 / n:
+        return 1.0
+    r = min(_LARGEST_CORRELATION, correlation + (1 + 3 * correlation) / n)
+    return (1 + r) / (1 - r)
 
 
-def p_difference(found: Estimate) -> float | None:
-    """Two-sided p-value of `no difference` (log-ratio 0), the inversion of the percentile interval."""
-    below, above = found.p_below(0.0), found.p_above(0.0)
-    return None if below is None or above is None else min(1.0, 2 * min(below, above))
+def difference_p(values: Floats, *, seed: int = 0) -> float:
+    """Two-sided p-value of `the median over blocks is 0`."""
+    below, above = _one_sided_p(values, 0.0, 0.0, seed)
+    return min(1.0, 2 * min(below, above))
 
 
-def p_equivalence(found: Estimate, margin: float) -> float | None:
-    """Larger p-value of the two one-sided tests against -log(1+margin) and log(1+margin) (Schuirmann 1987)."""
-    bound = math.log1p(margin)
-    above, below = found.p_above(-bound), found.p_below(bound)
-    return None if above is None or below is None else max(above, below)
+def equivalence_p(values: Floats, margin: float, *, seed: int = 0) -> float:
+    """Larger p-value of the two one-sided tests against `median <= -margin` and `median >= margin`."""
+    return max(_one_sided_p(values, -margin, margin, seed))
+
+
+def _one_sided_p(values: Floats, low: float, high: float, seed: int) -> tuple[float, float]:
+    """p-values of `median <= low` and of `median >= high`, each the larger of two.
+
+    The share of resampled medians beyond the bound is the interval turned round, so test and interval never
+    disagree.  Far out in the tail, where Holm's steps lie, a bootstrap promises too much with 20 blocks; the sign test
+    is exact there (its smallest p is 2^-n), with blocks counted at their effective number.
+    """
+    factor = inflation(values)
+    medians = _widened_medians(values, factor, seed)
+    blocks = math.floor(values.size / factor)
+
+    def larger(resampled: NDArray[np.bool_], against: NDArray[np.bool_]) -> float:
+        sign = stats.binom.cdf(math.ceil(np.count_nonzero(against) / factor), blocks, 0.5)
+        return max(float(np.mean(resampled)), float(sign))
+
+    return larger(medians <= low, values <= low), larger(medians >= high, values >= high)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjusted p-values in the given order (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, running)
-    return tuple(adjusted)
+    """Holm's adjusted p-values, in the order given: family-wise error stays below whatever they are compared with."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return tuple(adjusted.tolist())
 
 
-def detectable(found: Estimate) -> float | None:
-    """Smallest relative effect seen with 80 % power at 5 %, from the run's own standard error."""
-    if found.spread is None:
-        return None
-    return math.expm1((stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)) * found.spread)
-
-
-def blocks_needed(found: Estimate, effect: float) -> int | None:
-    """Blocks that would make `effect` (0.03 is 3 %) detectable, were the spread to stay; None where it is unknown."""
-    if found.spread is None:
-        return None
-    now = math.log1p(detectable(found) or 0.0)
-    return max(MIN_BLOCKS_VERDICT, math.ceil(found.blocks * (now / math.log1p(effect)) ** 2))
+def smallest_p(blocks: int) -> float:
+    """The smallest two-sided p-value that so many blocks can give: all of them on one side."""
+    return min(1.0, 2.0 * 0.5**blocks)
 
 
 def can_reject(blocks: int, family: int) -> bool:
-    """Whether the smallest member of a Holm family could be called at all: even if all blocks agree in sign.
+    """Whether a family of so many tests can ever reject with so many blocks, Holm's first step included."""
+    return blocks >= MIN_BLOCKS_VERDICT and smallest_p(blocks) * family < ALPHA
 
-    2^(1-blocks) is the exact sign test's smallest two-sided p-value; the bootstrap's floor is that of its resamples.
+
+def detectable_difference(values: Floats, *, seed: int = 0) -> float | None:
+    """Smallest median seen with 80 % power at 5 % by values that spread like these, in their unit; None without an
+    interval.
     """
-    return max(2.0 ** (1 - blocks), 2 / (RESAMPLES + 1)) * family <= ALPHA
+    interval = median_interval(values, seed=seed)
+    if interval is None:
+        return None
+    return _POWER_Z * (interval.high - interval.low) / _INTERVAL_Z
+
+
+def detectable_effect(values: Floats, *, seed: int = 0) -> float | None:
+    """The same for log-ratios, as a relative effect: 0.07 is 7 %."""
+    visible = detectable_difference(values, seed=seed)
+    return None if visible is None else math.expm1(visible)
+
+
+def blocks_needed(values: Floats, effect: float, *, seed: int = 0) -> int | None:
+    """Blocks that would show a relative effect (0.03 is 3 %) with 80 % power, at this run's own spread: errors shrink
+    with the root of the number of blocks. At least what a verdict takes.
+    """
+    visible = detectable_effect(values, seed=seed)
+    if visible is None:
+        return None
+    if effect <= 0:
+        raise ValueError(f"effect {effect}: must be above 0")
+    factor = (math.log1p(visible) / math.log1p(effect)) ** 2
+    return max(MIN_BLOCKS_VERDICT, math.ceil(np.size(values) * factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What blocks say about the median of one series (log-ratios or differences).
+
+    p-values are not yet adjusted, and None under MIN_BLOCKS_VERDICT blocks or where no margin was given.
+    `effective` is the number of independent blocks that these count as.
+    """
+
+    blocks: int
+    effective: int
+    median: float | None
+    interval: Interval | None
+    p_difference: float | None
+    p_equivalence: float | None
+    autocorrelation: float | None
+
+
+def summarise(values: Floats, *, margin: float | None = None, seed: int = 0) -> Summary:
+    """Median, interval and tests of one value per block, in the order of the blocks.
+
+    `margin` is of the values' own scale: log(1 + margin) for log-ratios.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    p_difference = p_equivalence = None
+    if margin is not None and values.size >= MIN_BLOCKS_VERDICT:
+        p_difference = difference_p(values, seed=seed)
+        p_equivalence = equivalence_p(values, margin, seed=seed)
+    return Summary(
+        blocks=values.size,
+        effective=math.floor(values.size / inflation(values)),
+        median=float(np.median(values)) if values.size else None,
+        interval=median_interval(values, seed=seed),
+        p_difference=p_difference,
+        p_equivalence=p_equivalence,
+        autocorrelation=lag1(values),
+    )
+
+
+def shared_spread_interval(own: Floats, residuals: Floats, groups: int, *, seed: int = 0) -> Interval | None:
+    """Interval of the median of few values (at least 2) whose spread is borrowed from all groups' `residuals`.
+
+    Residuals are departures from each group's own median, so they are widened by sqrt(n / (n - groups)).  None where
+    fewer than MIN_BLOCKS_INTERVAL residuals stand behind it.
+    """
+    n = residuals.size
+    if own.size < 2 or n < MIN_BLOCKS_INTERVAL or n <= groups:
+        return None
+    ordered = np.sort(residuals) * math.sqrt(n / (n - groups))
+    low, high = _resampled_ranks(own.size, seed)
+    # Positions among own.size values, stretched over the n residuals.
+    places = (np.arange(n) + 1) / (n + 1)
+    ranks = [(positions + 1) / (own.size + 1) for positions in (low, high)]
+    medians = sum(np.interp(rank, places, ordered) for rank in ranks) / 2
+    spread = _percentiles(np.asarray(medians, dtype=np.float64))
+    centre = float(np.median(own))
+    return Interval(centre + spread.low, centre + spread.high, spread.level)
+
+
+def quantiles(values: Floats, wanted: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[tuple[float, float], ...]:
+    """(q, value) by linear interpolation; empty where there are no values."""
+    if not np.size(values):
+        return ()
+    return tuple(zip(wanted, np.quantile(values, list(wanted)).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    value: float
-    low: float
-    high: float
+    """y per x, and the smallest slope that this scatter lets one see (80 % power, 5 %)."""
+
+    slope: float
+    interval: Interval | None
+    detectable: float | None
 
 
-def theil_sen(x: Sequence[float] | Floats, y: Sequence[float] | Floats, level: float = LEVEL) -> Slope | None:
-    """Slope of y over x, robust against outliers (Theil 1950, Sen 1968), with Sen's interval.
+def slope(blocks: NDArray[np.int64], x: Floats, y: Floats, *, seed: int = 0) -> Slope | None:
+    """Slope of y over x; None where x takes fewer than two values.
 
-    None under 8 points or under two different x.
+    Where every block visits at least two x, each block gives its own slope and the figure is their median over
+    blocks, with the block bootstrap: an offset of a block drops out.  Otherwise the median of the slopes of all pairs
+    of points (Theil-Sen) with Sen's interval, which resists the outliers that a host's free memory has.
     """
-    if len(x) < MIN_BLOCKS_INTERVAL or len(set(map(float, x))) < 2:
+    if np.unique(x).size < 2:
         return None
-    found: Any = stats.theilslopes(np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64), alpha=level)
-    return Slope(float(found.slope), float(found.low_slope), float(found.high_slope))
+    numbers, index = np.unique(blocks, return_inverse=True)
+    own = _slopes_within(numbers.size, index, x, y)
+    if own is not None:
+        return Slope(float(np.median(own)), median_interval(own, seed=seed), detectable_difference(own, seed=seed))
+    x, y = _merged(index, x, y)
+    fit = stats.theilslopes(y, x, alpha=LEVEL)
+    if numbers.size < MIN_BLOCKS_INTERVAL:
+        return Slope(float(fit.slope), None, None)
+    low, high = float(fit.low_slope), float(fit.high_slope)
+    return Slope(float(fit.slope), Interval(low, high), _POWER_Z * (high - low) / _INTERVAL_Z)
 
 
-def quantiles(values: Sequence[float] | Floats, wanted: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...]:
-    """Linear-interpolated sample quantiles (Hyndman & Fan 1996, type 7)."""
-    return tuple(float(value) for value in np.quantile(np.asarray(values, dtype=np.float64), wanted))
+def _slopes_within(count: int, index: NDArray[np.intp], x: Floats, y: Floats) -> Floats | None:
+    """Least-squares slope inside each block; None where a block has no two x."""
+    points = np.bincount(index, minlength=count)
+    dx = x - (np.bincount(index, x, count) / points)[index]
+    spread = np.bincount(index, dx * dx, count)
+    if np.any(spread <= 0):
+        return None
+    return np.asarray(np.bincount(index, dx * y, count) / spread, dtype=np.float64)
 
 
-def ratio_interval(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
-    """(ratio, low, high) of paired figures: exp of the median log-ratio. Raises ValueError under 8 pairs."""
-    found = estimate(log_ratios(values, baseline))
-    interval = found.interval()
-    if interval is None:
-        raise ValueError(f"{found.blocks} pairs are too few for an interval")
-    return math.exp(found.value), math.exp(interval[0]), math.exp(interval[1])
+def _merged(index: NDArray[np.intp], x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Few enough points for all pairs: medians of y per x over consecutive runs of blocks."""
+    if x.size <= _SLOPE_POINTS:
+        return x, y
+    runs = max(1, _SLOPE_POINTS // np.unique(x).size)
+    run = index * runs // (int(index.max()) + 1)
+    keys, group = np.unique(np.column_stack([run, x]), axis=0, return_inverse=True)
+    order = np.lexsort((y, group.ravel()))
+    parts = np.split(y[order], np.cumsum(np.bincount(group.ravel()))[:-1])
+    return keys[:, 1], np.array([np.median(part) for part in parts])
+
+
+def ratio_interval(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, Interval | None]:
+    """Ratio of paired figures and its interval: exp of the median log-ratio. Raises ValueError on one not above 0."""
+    logs = log_ratios(np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64))
+    if logs is None:
+        raise ValueError("a ratio needs figures above zero")
+    ends = median_interval(logs)
+    ratio = math.exp(float(np.median(logs)))
+    return ratio, ends and Interval(math.exp(ends.low), math.exp(ends.high), ends.level)

@@ -93,7 +93,7 @@ class Store:
         write_whole(self.path / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the Parquet form and the last manifest, then, where the run is finished, point `latest` here. Raises StoreError."""
+        """Write the Parquet form and the last manifest; `latest` points to a finished run. Raises StoreError."""
         import pyarrow.parquet as pq
 
         rows, _ = _read_lines(self.path / LINES)

@@ -1,4 +1,4 @@
-"""The payload: `probe.c`, one static binary, the same bytes in every backend, and the Python side of its protocol.
+r"""The payload: `probe.c`, one static binary, the same bytes in every backend, and the Python side of its protocol.
 
 Standard library only.
 
@@ -6,12 +6,12 @@ Start
     argv: `probe nonce=HEX [delay_ns=N] [guest=1]`, words in any order, unknown words refused (exit 2).
     Speaks over stdin/stdout; with `guest=1` (PID 1 of a VM) over the virtio-serial port named `tare`, after having
     mounted devtmpfs, proc, sysfs and loaded the modules listed in `/modules/boot` (one path a line, in order).
-    First act is one `write` of the byte `T`; then a second write of `are/1 HEX\\n`: the first line reads
+    First act is one `write` of the byte `T`; then a second write of `are/1 HEX\n`: the first line reads
     `Tare/1 HEX`.  `delay_ns` (the startup control's dose) is waited out before the first byte; absent, nothing is.
 
 Requests: one a line, words separated by one space, each word percent-encoded (RFC 3986); one JSON object a line
 comes back: `{"ok":true,...}` or `{"ok":false,"error":"one line"}`.  Replies are ASCII; bytes of output are escaped
-as `\\u00XX` (Latin-1).
+as `\u00XX` (Latin-1).
 
     loop NAME COUNT      {"ok":true,"count":COUNT,"elapsed_ns":N}   elapsed by the payload's CLOCK_MONOTONIC, the
                          cross-check only; what is measured is the host's time between request and reply.

@@ -16,9 +16,10 @@ from itertools import count
 
 import pytest
 
+from bench.assets import Assets, locate
 from bench.fleet import Fleet
 from bench.journal import LABEL
-from bench.assets import Assets, locate
+from bench.plugin import Replay
 from isolation.api import Site, Spec
 from isolation.container import cgroup
 from results.statistics import ratio_interval
@@ -34,9 +35,7 @@ def assets() -> Assets:
 @contextmanager
 def fleet_of(names: tuple[str, ...], assets: Assets, folder: str) -> Iterator[tuple[Fleet, Site]]:
     run_id = f"bench-{secrets.token_hex(3)}"
-    site = Site(
-        run_id, folder, folder, str(assets.payload), str(assets.rootfs), cgroup=cgroup.run_group(run_id)
-    )
+    site = Site(run_id, folder, folder, str(assets.payload), str(assets.rootfs), cgroup=cgroup.run_group(run_id))
     with Fleet(names, environment={LABEL: run_id}) as fleet:
         for name in names:
             fleet.prepare(name, site)
@@ -46,11 +45,11 @@ def fleet_of(names: tuple[str, ...], assets: Assets, folder: str) -> Iterator[tu
 
 def launch_ns(fleet: Fleet, backend: str, number: int) -> int:
     spec = Spec(instance=f"{backend}-{number}", nonce=secrets.token_hex(4))
-    launched, read_fd, write_fd = fleet.launch(backend, spec)
-    os.close(read_fd)
-    os.close(write_fd)
+    (started,) = fleet.launch(backend, [spec])
+    os.close(started.read_fd)
+    os.close(started.write_fd)
     fleet.finish(backend, spec.instance, timeout_s=10)
-    return launched.t1_ns - launched.t0_ns
+    return started.launched.t1_ns - started.launched.t0_ns
 
 
 def in_turn(first: Callable[[], int], second: Callable[[], int]) -> tuple[list[int], list[int]]:
@@ -67,12 +66,15 @@ def in_turn(first: Callable[[], int], second: Callable[[], int]) -> tuple[list[i
 
 
 def report(benchmark, ours: list[int], theirs: list[int], goal: float) -> None:
-    ratio, low, high = ratio_interval(ours, theirs)
-    benchmark.extra_info.update(ratio=ratio, low=low, high=high, goal=goal, other_ms=statistics.median(theirs) / 1e6)
-    readings = iter(ours)
-    benchmark.pedantic(lambda: next(readings), rounds=1, iterations=1)
-    print(f"\nratio {ratio:.3f} [{low:.3f}, {high:.3f}], goal {goal}; medians {statistics.median(ours) / 1e6:.3f} ms "
-          f"and {statistics.median(theirs) / 1e6:.3f} ms")  # fmt: skip
+    ratio, interval = ratio_interval(ours, theirs)
+    assert interval is not None, "ROUNDS is enough for an interval"
+    median_ms = statistics.median(ours) / 1e6
+    other_ms = statistics.median(theirs) / 1e6
+    benchmark.extra_info.update(
+        ratio=ratio, low=interval.low, high=interval.high, goal=goal, median_ms=median_ms, other_ms=other_ms
+    )
+    replay = Replay([reading / 1e9 for reading in ours])
+    benchmark.pedantic(replay.take, setup=replay.zero, rounds=len(ours), iterations=1)
 
 
 @pytest.mark.root

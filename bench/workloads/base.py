@@ -100,6 +100,9 @@ class Slot(Protocol):
         backends that have none. Raises isolation.api.LaunchFailed or Unsupported, with the reason code.
         """
 
+    def launch_all(self, count: int, *, accounting: bool = False) -> AbstractContextManager[tuple[Live, ...]]:
+        """Start `count` instances at once, wait for all; ended and removed as with `launch`."""
+
     def tool(self) -> int | None:
         """Nanoseconds from starting the runtime's version command to its first byte; None where it has none."""
 

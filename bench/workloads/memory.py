@@ -23,7 +23,6 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,14 +159,12 @@ class Memory:
         with slot.launch(accounting=True) as warm:
             warm.finish()
         before = available_bytes()
-        with ExitStack() as stack:
-            alive: list[Live] = []
-            t_ns = time.monotonic_ns()
-            for _ in range(instances_for(slot.medium, slot.site.run_id, slot.block)):
-                live = stack.enter_context(slot.launch(accounting=True))
+        t_ns = time.monotonic_ns()
+        count = instances_for(slot.medium, slot.site.run_id, slot.block)
+        with slot.launch_all(count, accounting=True) as alive:
+            for live in alive:
                 if dose_bytes:
                     live.channel.request("touch", str(dose_bytes), timeout_s=slot.timeout_s)
-                alive.append(live)
             ledgers = _weigh(alive, before, dose_bytes)
             for live in alive:
                 live.finish()

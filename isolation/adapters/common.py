@@ -15,9 +15,7 @@ def probe_tool(backend: str, tool: str, package: str, try_out: Sequence[str] = (
     """Look for `tool` on PATH, ask its version, and let it do `try_out` once where given."""
     fix = f"install the package {package} (`nox -s setup` does)"
     if shutil.which(tool) is None:
-        return Availability(
-            backend, available=False, reason="not_installed", detail=f"{tool} is not on PATH", fix=fix
-        )
+        return Availability(backend, available=False, reason="not_installed", detail=f"{tool} is not on PATH", fix=fix)
     version = _first_line(_run((tool, "--version")).stdout)
     if try_out:
         outcome = _run((tool, *try_out))
