@@ -20,18 +20,20 @@ as `\u00XX` (Latin-1).
                          name with COUNT 0, which callers send first.  page_fault_cold maps and touches COUNT fresh
                          pages (MADV_NOHUGEPAGE) and keeps them; page_fault_backed touches COUNT pages of a region
                          that was touched before and given back by MADV_DONTNEED (COUNT 0 makes it; COUNT at most
-                         16384).
+                         16384).  Pages are given back after the reply: a COUNT 0 before each timed loop keeps that
+                         out of the figure.
     release              drops what `loop page_fault_cold` and `touch` hold
     touch BYTES          {"ok":true,"bytes":BYTES}: allocates and dirties, keeps (the memory control's dose)
     where                pid ppid uid gid euid hostname kernel boot_id namespaces{mnt:inode,...} mounts[{source,
                          target,type,options}] cgroup[lines of /proc/self/cgroup] capabilities{effective,permitted,
                          inheritable,bounding,ambient} (hex strings) no_new_privs seccomp seccomp_filters uid_map
                          gid_map rlimits{name:[soft,hard]} cpus cpu_model cpu_flags mitigations{name:text} clocksource
-                         page_size thp memory_total_bytes lsm descriptors[{fd,target}] cwd exe.  What cannot be read
-                         is null.
+                         page_size thp memory_total_bytes lsm (label of this process) descriptors[{fd,target}]
+                         (inherited ones) cwd exe.  What cannot be read is null, an rlimit of -1 is none.
     exec TIMEOUT_MS WORD...  {"ok":true,"code":N|null,"signal":N|null,"timeout":bool,"stdout":"..","stderr":"..",
                          "truncated":bool,"elapsed_ns":N,"cpu_ns":N}: runs a program (execvp), 1 MiB of each output
-                         kept; on time-out its process group is killed
+                         kept, until it ends (not its background children); on time-out its process group is
+                         killed; what cannot be started is refused
     mount SOURCE TARGET TYPE FLAGS DATA   FLAGS a number, DATA `-` for none; makes TARGET; umount TARGET
     insmod PATH          loads a module (already loaded is ok);  sync;  rusage {"ok":true,"user_ns":..,"system_ns":..}
     quit                 no reply: exits 0; as PID 1 of a VM powers the machine off.  End of file on the channel does

@@ -1232,6 +1232,7 @@ static void answer(char *line, size_t length)
     handle_line(line, length);
     send_reply();
     give_back_pages();
+    reap();                     /* ppoll lets no signal in while requests queue up */
 }
 
 /* Waits until the channel has something to read, reaping meanwhile. */
