@@ -35,7 +35,7 @@ from vmdriver.image import build_disk
 DATA, TOOLS = "/mnt", "/srv"
 """Where the data and the tools are mounted: folders that the shared root filesystem has."""
 DISK_BYTES = FILE_BYTES + (32 << 20)
-RUN_MS = 80
+RUN_MS = 40
 """Aim of one run's I/O."""
 FIRST_SHARE = (0.02, 0.12)
 """The first byte count of the reference, as a share of the second: drawn over fio's 10 ms."""
