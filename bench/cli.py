@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.run import Outcome
+    from results.store import Run
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -107,6 +108,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from bench.plan import PlanError, make_plan
     from bench.run import CannotRun, measure
     from bench.terminal import Terminal
+    from results.export import write_benchmark
     from results.store import StoreError
 
     seed = secrets.randbelow(1 << 31) if arguments.seed is None else arguments.seed
@@ -123,18 +125,22 @@ def _measure(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
         with Terminal(plan) as progress:
             outcome = measure(plan, parent, progress, resume=resume)
-    except (PlanError, CannotRun, StoreError) as error:
-        raise Problem(str(error)) from error
+        report = outcome.path / "report.html"
+        if not outcome.interrupted:
+            run = _open(outcome.path)
+            write_benchmark(run, outcome.path / "benchmark.json")
+            _write_report(run, report)
+    except (PlanError, CannotRun, StoreError, OSError) as error:
+        raise Problem(_one_line(error)) from error
     if outcome.interrupted:
         print(f"tare: ended early; finished blocks are kept in {outcome.path} (`tare run --resume {outcome.path}`)")
         code = outcome.interrupted
     else:
         code = _verdict(outcome, plan.named_backends)
-    written = _write_report(outcome.path, outcome.path / "report.html") if not outcome.interrupted else None
     hand_back(outcome.path, parent / "latest", cache_folder())
     hand_back_generated()
-    if written:
-        print(f"report: {written}")
+    if not outcome.interrupted:
+        print(f"report: {report}")
     return code
 
 
@@ -161,18 +167,23 @@ def _plan_of(run: str, parent: Path) -> tuple[Plan, Path]:
     return plan_from_mapping(manifest.plan), path
 
 
-def _write_report(run: Path, target: Path) -> Path:
+def _open(path: Path) -> Run:
+    """A run read back; what had to be salvaged is said."""
+    from results.store import open_run
+
+    run = open_run(path)
+    for note in run.notes:
+        print(f"tare: {note}", file=sys.stderr)
+    return run
+
+
+def _write_report(run: Run, target: Path) -> None:
     from datetime import UTC, datetime
 
     from reports.page import write
     from results.compare import analyse
-    from results.store import open_run
 
-    opened = open_run(run)
-    for note in opened.notes:
-        print(f"tare: {note}", file=sys.stderr)
-    write(analyse(opened.manifest, opened.samples), target, generated=datetime.now(UTC).isoformat(timespec="seconds"))
-    return target
+    write(analyse(run.manifest, run.samples), target, generated=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -186,8 +197,9 @@ def _report(arguments: argparse.Namespace) -> int:
         for run in arguments.runs:
             path = run_path(run, Path(arguments.parent))
             target = Path(arguments.out) if arguments.out else path / "report.html"
-            print(f"report: {_write_report(path, target)}")
+            _write_report(_open(path), target)
             hand_back(target)
+            print(f"report: {target}")
     except (StoreError, OSError) as error:
         raise Problem(_one_line(error)) from error
     return code
