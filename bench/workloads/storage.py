@@ -37,9 +37,10 @@ DATA, TOOLS = "/mnt", "/srv"
 DISK_BYTES = FILE_BYTES + (32 << 20)
 RUN_MS = 40
 """Aim of one run's I/O."""
-FIRST_SHARE = (0.02, 0.12)
+FIRST_SHARE = (1 / RUN_MS, 11 / RUN_MS)
 """The first byte count of the reference, as a share of the second: drawn over fio's 10 ms."""
-SECOND_SHARE = (0.9, 1.1)
+SECOND_SHARE = (1 - 6 / RUN_MS, 1 + 6 / RUN_MS)
+"""Of the count that takes RUN_MS: drawn over more than fio's 10 ms."""
 TRIAL_BYTES = {"4k_direct": 1 << 20, "4k_buffered": 8 << 20, "1m_direct": 32 << 20, "1m_buffered": 32 << 20}
 LARGEST_BYTES = 512 << 20
 LARGEST_SYNCED_BYTES = FILE_BYTES * 5 // 8

@@ -8,7 +8,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +108,11 @@ class PlainSlot:
         finally:
             if process.poll() is None:
                 live.finish()
+
+    @contextmanager
+    def launch_all(self, count: int, *, accounting: bool = False) -> Iterator[tuple[Live, ...]]:
+        with ExitStack() as stack:
+            yield tuple(stack.enter_context(self.launch(accounting=accounting)) for _ in range(count))
 
     def _group(self, instance: str) -> Group:
         hierarchy = detect()

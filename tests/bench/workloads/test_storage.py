@@ -78,6 +78,14 @@ def test_runs_are_drawn_for_the_block_kind_by_kind():
     assert places == sorted(places)
 
 
+def test_the_times_of_a_cases_runs_are_drawn_over_more_than_the_10_ms_in_which_fio_looks_up():
+    drawn = [runs(COUNTS, 0.0, random.Random(seed)) for seed in range(200)]
+    counted_for_run_ms = COUNTS[REFERENCE.name] / storage.RUN_MS
+    for first in (True, False):
+        claimed = [run.claimed for planned in drawn for run in planned if (run.case, run.first) == (REFERENCE, first)]
+        assert (max(claimed) - min(claimed)) / counted_for_run_ms > 10
+
+
 def test_the_controls_writes_touch_no_block_twice_at_the_largest_dose():
     largest = {case.name: count_for(case, 1 << 40, 1) for case in CASES}
     for seed in range(50):
@@ -87,7 +95,7 @@ def test_the_controls_writes_touch_no_block_twice_at_the_largest_dose():
 
 
 def test_a_trial_sets_the_count_that_takes_the_time_aimed_at():
-    assert count_for(Case("randread_4k_direct"), 1 << 20, 16) == 5 << 20
+    assert count_for(Case("randread_4k_direct"), 1 << 20, storage.RUN_MS // 4) == 4 << 20
     assert count_for(Case("randread_4k_direct"), 4096, 10_000) == 4096
 
 
