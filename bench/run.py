@@ -87,6 +87,7 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
     """
     assets = _assets()
     with only_run(), ExitStack() as stack:
+        progress.begun()
         for dead, troubles in remove_dead():
             progress.say(f"removed what run {dead} left behind", *troubles)
         run_id = resume.name if resume else _new_id()

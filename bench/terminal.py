@@ -49,7 +49,6 @@ class Terminal:
         self._done = 0
 
     def __enter__(self) -> Self:
-        self._console.print(f"seed {self._plan.seed}, {self._plan.depth} run: {self._outline()}")
         self._bar.start()
         return self
 
@@ -63,7 +62,10 @@ class Terminal:
 
     def say(self, *lines: str) -> None:
         for line in lines:
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def begun(self) -> None:
+        self.say(f"seed {self._plan.seed}, {self._plan.depth} run: {self._outline()}")
 
     def started(self, total: Mapping[Cell, int]) -> None:
         self._left = dict(total)
@@ -81,9 +83,8 @@ class Terminal:
         self._done += 1
         for sample in samples:
             if sample.status not in ("ok", "unsupported"):
-                self._console.print(
-                    f"{cell.workload} block {block} {cell.label}: {sample.metric} {sample.status}: {sample.detail}",
-                    markup=False,
+                self.say(
+                    f"{cell.workload} block {block} {cell.label}: {sample.metric} {sample.status}: {sample.detail}"
                 )
                 break
         left_s = self._left_s()
@@ -92,7 +93,7 @@ class Terminal:
         if not self._console.is_terminal and now - self._said > PLAIN_EVERY_S:
             self._said = now
             total = self._done + sum(self._left.values())
-            self._console.print(f"{self._done}/{total} slots, about {left_s:.0f} s left")
+            self.say(f"{self._done}/{total} slots, about {left_s:.0f} s left")
 
     def _left_s(self) -> float:
         known = {cell: statistics.fmean(seconds) for cell, seconds in self._seconds.items()}

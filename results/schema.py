@@ -58,7 +58,11 @@ def _memory() -> tuple[Metric, ...]:
     return (
         metric("cgroup", "charged to the instance's memory cgroup, kernel memory included"),
         metric("pss", "proportional set size summed over every process of the instance"),
-        metric("available", "fall of the host's MemAvailable per instance", "difference"),
+        metric(
+            "available",
+            "fall per instance of the host's MemAvailable, with the free pages on per-CPU lists added",
+            "difference",
+        ),
         metric("residual", "available minus cgroup", "difference"),
     )
 

@@ -46,8 +46,8 @@ def remains(out):
             try:
                 if run.encode() in (process / "environ").read_bytes() + (process / "cmdline").read_bytes():
                     found.append(f"{process.name}: {(process / 'cmdline').read_bytes()!r}")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # ended meanwhile; or a process that even root may not look into, which is none of ours
     return found
 
 
@@ -161,7 +161,7 @@ def test_the_run_left_nothing_behind(run):
 def test_a_report_can_be_built_again_elsewhere(run, tmp_path):
     done = tare("report", run[0], "--out", tmp_path / "again.html")
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "again.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "again.html").read_text().startswith("<!DOCTYPE html>")
 
 
 # Ends that nobody planned
@@ -276,7 +276,7 @@ def test_two_runs_at_once_are_refused_naming_the_holder(tmp_path):
     finish(process, terminal)
     assert second.returncode == 2
     assert f"pid {process.pid}" in second.stderr
-    assert len(second.stderr.strip().splitlines()) <= 2
+    assert len(second.stderr.strip().splitlines()) == 1
 
 
 def test_a_payload_that_never_speaks_or_ends_early_or_talks_rubbish_is_a_typed_row(tmp_path):
