@@ -112,7 +112,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from results.store import StoreError
 
     seed = secrets.randbelow(1 << 31) if arguments.seed is None else arguments.seed
-    parent = Path(arguments.out)
+    parent = Path(arguments.out).absolute()  # launchers have a working directory of their own
     try:
         resume = None
         if arguments.resume:

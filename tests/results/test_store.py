@@ -1,0 +1,161 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from results.schema import COLUMNS
+from results.store import LINES, MANIFEST, TABLE, Store, StoreError, open_run, run_path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def store(tmp_path, manifest, series):
+    made = Store.create(tmp_path, manifest("process"))
+    made.append_block(series("process", 1e6, blocks=3))
+    return made
+
+
+def test_what_was_written_is_read_back(store, manifest, sample):
+    odd = sample(value=None, status="failed", reason="oom", detail='<b>"é"</b>')
+    store.append_block([odd])
+    store.finish(manifest("process"))
+    run = open_run(store.path)
+    assert run.notes == ()
+    assert run.manifest == manifest("process")
+    assert len(run.samples) == 4
+    last = run.samples.iloc[-1]
+    assert (last["status"], last["reason"], last["detail"]) == ("failed", "oom", '<b>"é"</b>')
+    assert last["value"] != last["value"]
+
+
+def test_column_types_are_the_fixed_ones(store, manifest):
+    store.finish(manifest("process"))
+    schema = pq.read_schema(store.path / TABLE)
+    assert tuple(schema.names) == COLUMNS
+    types = {name: str(schema.field(name).type) for name in COLUMNS}
+    assert (types["block"], types["position"], types["value"], types["t_ns"]) == ("int32", "int32", "double", "int64")
+
+
+def test_an_unfinished_run_is_readable(store):
+    assert len(open_run(store.path).samples) == 3
+
+
+def test_latest_is_the_newest_finished_run_and_not_a_partial_one(tmp_path, manifest):
+    from dataclasses import replace
+
+    for name, state in (("a", "finished"), ("b", "finished"), ("c", "partial")):
+        run = replace(manifest("process"), run_id=name, state=state)
+        Store.create(tmp_path, run).finish(run)
+    assert run_path("latest", tmp_path).name == "b"
+    assert run_path("c", tmp_path).name == "c"
+    assert run_path(str(tmp_path / "a"), Path("elsewhere")).name == "a"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_store_torn_at_any_byte_is_salvaged_up_to_the_last_whole_record(store, data):
+    path = store.path / LINES
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    try:
+        run = open_run(store.path)
+        kept = whole[:cut].count(b"\n")
+        lost = cut - (whole[:cut].rfind(b"\n") + 1)
+        assert len(run.samples) == kept
+        assert run.notes == ((f"{path}: the last {lost} bytes are torn and were left out",) if lost else ())
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_torn_end_is_cut_off_before_more_is_appended(store, sample):
+    with open(store.path / LINES, "ab") as file:
+        file.write(b'{"run_id": "r", "backe')
+    again = Store.reopen(store.path)
+    again.append_block([sample(block=3)])
+    assert len(open_run(store.path).samples) == 4
+    assert again.finished_blocks() == {("startup", block) for block in range(4)}
+
+
+def test_invalid_blocks_are_to_be_done_again(store, sample):
+    store.append_block([sample(block=9, value=None, status="invalid", reason="suspended", detail="slept")])
+    assert ("startup", 9) not in store.finished_blocks()
+
+
+def test_a_truncated_table_falls_back_on_the_lines_and_says_so(store, manifest):
+    store.finish(manifest("process"))
+    os.truncate(store.path / TABLE, 100)
+    run = open_run(store.path)
+    assert len(run.samples) == 3
+    assert str(store.path / TABLE) in run.notes[0]
+    (store.path / LINES).unlink()
+    with pytest.raises(StoreError, match=TABLE):
+        open_run(store.path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "not JSON"), ("[]", "schema version"), ('{"schema_version": 99}', "use a newer one"),
+     ('{"schema_version": 1}', "not a manifest")],
+)  # fmt: skip
+def test_a_broken_manifest_is_one_line_that_names_it(store, text, says):
+    (store.path / MANIFEST).write_text(text)
+    with pytest.raises(StoreError, match=says) as caught:
+        open_run(store.path)
+    assert str(store.path / MANIFEST) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(StoreError, match="no finished run yet"):
+        run_path("latest", tmp_path)
+    with pytest.raises(StoreError, match="nowhere: no run of that id"):
+        run_path("nowhere", tmp_path)
+
+
+def test_a_full_disk_leaves_old_files_whole_and_finished_blocks_readable(store):
+    """A limit on file size stands for the disk: the kernel refuses the write in the same place."""
+    limit = (store.path / LINES).stat().st_size + 50
+    script = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from results.store import Store, StoreError, open_run
+from dataclasses import replace
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+store = Store(Path({str(store.path)!r}))
+run = open_run(store.path)
+row = run.samples.iloc[0].to_dict()
+from results.schema import Sample
+try:
+    store.append_block([Sample(**row)])
+except StoreError as error:
+    print(error)
+try:
+    store.write_manifest(replace(run.manifest, notes=("x" * {limit},)))
+except StoreError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert [str(store.path / name) in line for name, line in zip((LINES, MANIFEST), said, strict=True)] == [True, True]
+    assert all("File too large" in line for line in said)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    run = open_run(store.path)
+    assert (len(run.samples), run.notes) == (3, ())
+    assert json.loads((store.path / MANIFEST).read_text())["notes"] == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, manifest):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Not a directory"):
+        Store.create(tmp_path / "file", manifest("process"))
