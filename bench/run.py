@@ -37,6 +37,8 @@ from vmdriver.image import recorded_guest
 
 SCRATCH_PARENT = Path("/var/tmp")
 PAYLOAD_NAME = "probe"
+FAILED = frozenset({"failed", "timeout", "killed"})
+"""Statuses of a cell that did not do its work; `invalid` ones did, and are shown with their reason."""
 
 
 class CannotRun(Exception):
@@ -108,7 +110,7 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
 
         def append(samples: Sequence[Sample]) -> None:
             nonlocal failed
-            failed += sum(sample.status not in ("ok", "unsupported") for sample in samples)
+            failed += sum(sample.status in FAILED for sample in samples)
             store.append_block(samples)
 
         try:

@@ -198,7 +198,15 @@ def _judged(comparisons: tuple[Comparison, ...], floors: Sequence[Floor]) -> tup
             floor = noise.get((item.key.workload, item.key.metric, item.key.lane))
             verdict, remark = _verdict(item, floor, len(members))
             judged[index] = replace(item, verdict=verdict, note=_joined(item.note, remark))
-    return tuple(replace(item, note=_joined(item.note, why)) if (why := _why_none(item)) else item for item in judged)
+    return tuple(_unjudged(item) for item in judged)
+
+
+def _unjudged(item: Comparison) -> Comparison:
+    """Where no verdict may be given, say why, and leave no p-value that no family has adjusted."""
+    why = _why_none(item)
+    if why is None:
+        return item
+    return replace(item, p_difference=None, p_equivalence=None, note=_joined(item.note, why))
 
 
 def _why_none(item: Comparison) -> str | None:

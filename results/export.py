@@ -2,7 +2,8 @@
 
 That format knows seconds only.  Times are told in seconds, a throughput as the seconds that a MiB takes with the bytes
 per second beside it in `extra_info`; bytes of memory are no time and are left out (they are in `samples.parquet`).
-Node ids are those of `bench/suite/test_cells.py`, so that what `tare run` writes and what pytest stores compare.
+Node ids, groups and figures are those of `bench/suite/test_cells.py`, and as there a cell in which an instance failed
+is absent: what is left of it would tell of the survivors alone.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from results.store import Run, write_whole
 
 SUITE = "bench/suite/test_cells.py"
 MIB = 1 << 20
+FAILED = ("failed", "timeout", "killed")
 
 
 def benchmark_json(run: Run) -> dict[str, Any]:
-    """The run as pytest-benchmark would have stored it. Cells without an `ok` sample are absent, as there."""
+    """The run as pytest-benchmark would have stored it. Cells that failed or were never `ok` are absent, as there."""
     manifest = run.manifest
+    host = manifest.host
     return {
         "machine_info": {
-            "node": manifest.host.get("hostname"),
-            "machine": manifest.host.get("arch"),
-            "release": manifest.host.get("kernel"),
+            "node": host.get("hostname"),
+            "machine": host.get("arch"),
+            "release": host.get("kernel"),
             "system": "Linux",
-            "cpu": {"brand_raw": manifest.host.get("cpu"), "count": manifest.host.get("cpus")},
+            "python_version": host.get("python"),
+            "cpu": {"brand_raw": host.get("cpu"), "count": host.get("cpus")},
         },
         "commit_info": {"id": "unversioned", "dirty": None, "project": "tare", "branch": "(unknown)"},
         "benchmarks": list(_benchmarks(run)),
@@ -47,27 +51,34 @@ def write_benchmark(run: Run, path: Path) -> None:
 
 
 def _benchmarks(run: Run) -> Iterator[dict[str, Any]]:
-    frame = run.samples
-    good = frame[(frame["status"] == "ok") & (frame["role"] == "subject") & (frame["workload"] != "checks")]
+    """In the registry's order, and within a metric in that of the rows."""
+    subjects = run.samples[run.samples["role"] == "subject"]
+    cells = subjects.groupby(["workload", "metric", "backend"], observed=True, sort=False)
+    found = [(str(workload), str(metric), str(backend), rows) for (workload, metric, backend), rows in cells]
     order = {pair: index for index, pair in enumerate(REGISTRY)}
-    groups = good.groupby(["workload", "metric", "backend", "lane"], observed=True, sort=False)["value"]
-    for key, values in sorted(groups, key=lambda item: order[str(item[0][0]), str(item[0][1])]):
-        workload, metric, backend, lane = map(str, key)
-        unit = REGISTRY[workload, metric].unit
-        if unit not in ("ns", "bytes/s"):
+    known = [cell for cell in found if cell[:2] in order]
+    for workload, metric, backend, rows in sorted(known, key=lambda cell: order[cell[:2]]):
+        if workload == "checks" or rows["status"].isin(FAILED).any():
             continue
-        figures = values.to_numpy(dtype=np.float64)
-        seconds = figures / 1e9 if unit == "ns" else MIB / figures
-        extra: dict[str, Any] = {"lane": lane, "run_id": run.manifest.run_id}
-        if unit == "bytes/s":
-            extra["bytes_per_second"] = figures.tolist()
+        good = rows[rows["status"] == "ok"]
+        figures = good["value"].to_numpy(dtype=np.float64)
+        if not figures.size:
+            continue
+        extra: dict[str, Any] = {"lane": str(good["lane"].iloc[0]), "run_id": run.manifest.run_id}
+        match REGISTRY[workload, metric].unit:
+            case "ns":
+                seconds = figures / 1e9
+            case "bytes/s" if np.all(figures > 0):
+                seconds = MIB / figures
+                extra["bytes_per_second"] = figures.tolist()
+            case _:
+                continue
         yield _benchmark(workload, metric, backend, seconds.tolist(), extra)
 
 
 def _benchmark(workload: str, metric: str, backend: str, seconds: list[float], extra: dict[str, Any]) -> dict[str, Any]:
     stats = Stats()
-    for second in seconds:
-        stats.update(second)
+    stats.data = seconds
     name = f"test_{workload}[{metric}-{backend}]"
     return {
         "group": f"{workload}/{metric}",

@@ -21,17 +21,17 @@ def names(workload: str) -> list[str]:
 
 
 @pytest.mark.parametrize("backend", cells("startup"))
-@pytest.mark.parametrize("metric", ["ready", "exit", "gone"])
+@pytest.mark.parametrize("metric", names("startup"))
 def test_startup(cell_values, replay, backend, metric):
     cell = cell_values("startup", metric, backend)
-    replay("startup", metric, cell, [value / 1e9 for value in cell.values])
+    replay(f"startup/{metric}", [value / 1e9 for value in cell.values], lane=cell.lane, run_id=cell.run_id)
 
 
 @pytest.mark.parametrize("backend", cells("syscalls"))
 @pytest.mark.parametrize("metric", names("syscalls"))
 def test_syscalls(cell_values, replay, backend, metric):
     cell = cell_values("syscalls", metric, backend)
-    replay("syscalls", metric, cell, [value / 1e9 for value in cell.values])
+    replay(f"syscalls/{metric}", [value / 1e9 for value in cell.values], lane=cell.lane, run_id=cell.run_id)
 
 
 @pytest.mark.parametrize("backend", cells("storage"))
@@ -39,7 +39,9 @@ def test_syscalls(cell_values, replay, backend, metric):
 def test_storage(cell_values, replay, backend, metric):
     """pytest-benchmark knows seconds only: those that a MiB takes; the throughput stands in extra_info."""
     cell = cell_values("storage", metric, backend)
-    replay("storage", metric, cell, [MIB / value for value in cell.values], bytes_per_second=list(cell.values))
+    seconds = [MIB / value for value in cell.values]
+    rates = list(cell.values)
+    replay(f"storage/{metric}", seconds, lane=cell.lane, run_id=cell.run_id, bytes_per_second=rates)
 
 
 @pytest.mark.parametrize("backend", cells("memory"))

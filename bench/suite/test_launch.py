@@ -19,7 +19,6 @@ import pytest
 from bench.assets import Assets, locate
 from bench.fleet import Fleet
 from bench.journal import LABEL
-from bench.plugin import Replay
 from isolation.api import Site, Spec
 from isolation.container import cgroup
 from results.statistics import ratio_interval
@@ -65,20 +64,17 @@ def in_turn(first: Callable[[], int], second: Callable[[], int]) -> tuple[list[i
     return pairs
 
 
-def report(benchmark, ours: list[int], theirs: list[int], goal: float) -> None:
+def report(replay, ours: list[int], theirs: list[int], goal: float) -> None:
     ratio, interval = ratio_interval(ours, theirs)
     assert interval is not None, "ROUNDS is enough for an interval"
     median_ms = statistics.median(ours) / 1e6
     other_ms = statistics.median(theirs) / 1e6
-    benchmark.extra_info.update(
-        ratio=ratio, low=interval.low, high=interval.high, goal=goal, median_ms=median_ms, other_ms=other_ms
-    )
-    replay = Replay([reading / 1e9 for reading in ours])
-    benchmark.pedantic(replay.take, setup=replay.zero, rounds=len(ours), iterations=1)
+    figures = {"ratio": ratio, "low": interval.low, "high": interval.high, "goal": goal}
+    replay("launch", [reading / 1e9 for reading in ours], median_ms=median_ms, other_ms=other_ms, **figures)
 
 
 @pytest.mark.root
-def test_launcher_to_c_spawn(benchmark, assets, tmp_path):
+def test_launcher_to_c_spawn(replay, assets, tmp_path):
     """Through the launcher at most 1.3 times a C program's posix_spawn and read of the first byte."""
     numbers = count()
 
@@ -88,14 +84,14 @@ def test_launcher_to_c_spawn(benchmark, assets, tmp_path):
 
     with fleet_of(("process",), assets, str(tmp_path)) as (fleet, _):
         ours, theirs = in_turn(lambda: launch_ns(fleet, "process", next(numbers)), floor)
-    report(benchmark, ours, theirs, goal=1.3)
+    report(replay, ours, theirs, goal=1.3)
 
 
 @pytest.mark.root
-def test_container_namespaces_to_bwrap(benchmark, assets, tmp_path):
+def test_container_namespaces_to_bwrap(replay, assets, tmp_path):
     """`container-namespaces` at most 0.8 of `bwrap --unshare-all`: same root filesystem, no cgroup on either side."""
     numbers = count()
     names = ("container-namespaces", "bwrap")
     with fleet_of(names, assets, str(tmp_path)) as (fleet, _):
         ours, theirs = in_turn(*(lambda name=name: launch_ns(fleet, name, next(numbers)) for name in names))
-    report(benchmark, ours, theirs, goal=0.8)
+    report(replay, ours, theirs, goal=0.8)

@@ -22,7 +22,7 @@ def _sample(**words):
     return Sample(**merged)
 
 
-def _series(backend, centre, *, blocks=24, spread=0.02, seed=1, metric="ready", workload="startup", **words):
+def _series(backend, centre, *, blocks=24, spread=0.02, seed=2, metric="ready", workload="startup", **words):
     """One sample per block around `centre`, log-normal."""
     rng = np.random.default_rng([seed, len(backend), len(words.get("role", ""))])
     values = centre * np.exp(rng.normal(0, spread, blocks))

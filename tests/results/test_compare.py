@@ -110,7 +110,7 @@ def test_the_twin_s_floor_can_only_make_a_verdict_inconclusive(analysed, series)
 
 @pytest.mark.parametrize(("workload", "metric", "sign"), [("startup", "ready", 1), ("storage", "write_1m_direct", -1)])
 def test_an_injected_dose_is_recovered_whatever_direction_is_better(analysed, series, dose, workload, metric, sign):
-    words = {"workload": workload, "metric": metric}
+    words = {"workload": workload, "metric": metric, "spread": 0.01}
     subject = series("container", 1e6, **words)
     control = []
     for step, size in enumerate((0.1, 0.2, 0.5)):

@@ -102,6 +102,41 @@ def test_more_blocks_are_needed_for_a_smaller_effect():
     assert 60 < rs.blocks_needed(values, math.expm1(math.log1p(visible) / 2)) < 90
 
 
+@pytest.mark.parametrize("correlation", [0.3, 0.6])
+def test_dependent_blocks_raise_few_false_alarms(correlation):
+    """Taken for independent, blocks correlated by 0.6 would raise an alarm in one of four runs."""
+    rng = np.random.default_rng(12)
+    alarms = 0
+    for _ in range(300):
+        series = [rng.normal()]
+        for _ in range(23):
+            series.append(correlation * series[-1] + math.sqrt(1 - correlation**2) * rng.normal())
+        alarms += rs.difference_p(np.array(series)) <= 0.05
+    assert alarms <= 28  # the 99.9 % point of a binomial of 300 draws at 5 %
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_of_an_effect_does_not_change_what_is_said_of_it(sign):
+    values = sign * np.random.default_rng(13).normal(0.08, 0.1, 24)
+    assert rs.difference_p(values) == pytest.approx(rs.difference_p(-values), rel=0.2)
+    assert rs.equivalence_p(values, 0.1) == pytest.approx(rs.equivalence_p(-values, 0.1), rel=0.2)
+    (low, high), (back_low, back_high) = ((i.low, i.high) for i in map(rs.median_interval, (values, -values)))
+    assert (low, high) == pytest.approx((-back_high, -back_low), abs=0.005)
+
+
+def test_interval_and_test_agree():
+    rng = np.random.default_rng(14)
+    for shift in np.linspace(0, 0.12, 40):
+        values = rng.normal(shift, 0.1, 24)
+        interval = rs.median_interval(values)
+        if rs.difference_p(values) < 0.05:
+            assert interval.low > 0 or interval.high < 0
+        within = rs.median_interval(values, level=0.9)
+        if rs.equivalence_p(values, 0.1) < 0.05:
+            assert -0.1 < within.low
+            assert within.high < 0.1
+
+
 def test_holm_adjusts_as_in_a_worked_example():
     assert rs.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
     assert rs.holm([0.6, 0.9]) == (1.0, 1.0)
@@ -127,7 +162,7 @@ def test_a_slope_resists_an_outlier_and_has_its_interval():
 def test_ratio_interval_of_paired_figures():
     ours = [2.0 + 0.01 * step for step in range(10)]
     ratio, interval = rs.ratio_interval(ours, [1.0] * 10)
-    assert ratio == pytest.approx(2.045)
+    assert ratio == pytest.approx(math.sqrt(2.04 * 2.05))
     assert interval.low < ratio < interval.high
     with pytest.raises(ValueError, match="above zero"):
         rs.ratio_interval([0.0] * 8, [1.0] * 8)

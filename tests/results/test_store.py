@@ -3,13 +3,16 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from results import lines
 from results.schema import COLUMNS
 from results.store import LINES, MANIFEST, TABLE, Store, StoreError, open_run, run_path
 
@@ -21,6 +24,12 @@ def store(tmp_path, manifest, series):
     made = Store.create(tmp_path, manifest("process"))
     made.append_block(series("process", 1e6, blocks=3))
     return made
+
+
+@pytest.fixture
+def finished(store, manifest):
+    store.finish(manifest("process"))
+    return store.path
 
 
 def test_what_was_written_is_read_back(store, manifest, sample):
@@ -49,8 +58,6 @@ def test_an_unfinished_run_is_readable(store):
 
 
 def test_latest_is_the_newest_finished_run_and_not_a_partial_one(tmp_path, manifest):
-    from dataclasses import replace
-
     for name, state in (("a", "finished"), ("b", "finished"), ("c", "partial")):
         run = replace(manifest("process"), run_id=name, state=state)
         Store.create(tmp_path, run).finish(run)
@@ -68,12 +75,24 @@ def test_a_store_torn_at_any_byte_is_salvaged_up_to_the_last_whole_record(store,
     path.write_bytes(whole[:cut])
     try:
         run = open_run(store.path)
-        kept = whole[:cut].count(b"\n")
-        lost = cut - (whole[:cut].rfind(b"\n") + 1)
-        assert len(run.samples) == kept
-        assert run.notes == ((f"{path}: the last {lost} bytes are torn and were left out",) if lost else ())
+        tail = whole[:cut].rpartition(b"\n")[2]
+        record = tail.rstrip().endswith(b"}")  # whole but for its newline
+        assert len(run.samples) == whole[:cut].count(b"\n") + record
+        assert run.lost_bytes == (0 if record else len(tail))
+        words = f"{path}: the last {len(tail)} bytes are torn and were left out"
+        assert run.notes == ((words,) if run.lost_bytes else ())
     finally:
         path.write_bytes(whole)
+
+
+def test_a_damaged_line_costs_that_line_alone(store, manifest):
+    lines = (store.path / LINES).read_bytes().split(b"\n")
+    lines[1] = bytes(len(lines[1]))
+    (store.path / LINES).write_bytes(b"\n".join(lines))
+    run = open_run(store.path)
+    assert list(run.samples["block"]) == [0, 2]
+    assert "1 damaged lines" in run.notes[0]
+    assert run.lost_bytes == len(lines[1])
 
 
 def test_a_torn_end_is_cut_off_before_more_is_appended(store, sample):
@@ -85,20 +104,86 @@ def test_a_torn_end_is_cut_off_before_more_is_appended(store, sample):
     assert again.finished_blocks() == {("startup", block) for block in range(4)}
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_block_torn_at_any_byte_is_measured_again_when_resumed(store, sample, data):
+    """Also where the tear falls between two of its rows: half a block must not pass for a finished one."""
+    path = store.path / LINES
+    whole = path.read_bytes()
+    block = lines.encode([sample(block=9, backend=name) for name in ("process", "container", "vm")])
+    path.write_bytes(whole + block[: data.draw(st.integers(0, len(block) - 1))])
+    try:
+        assert ("startup", 9) not in Store.reopen(store.path).finished_blocks()
+        assert path.read_bytes() == whole
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_resumed_run_shows_what_was_added(store, manifest, sample):
+    store.finish(replace(manifest("process"), state="partial"))
+    again = Store.reopen(store.path)
+    again.append_block([sample(block=3)])
+    assert len(open_run(store.path).samples) == 4  # as if killed here: an older Parquet must not hide it
+    again.finish(manifest("process"))
+    assert len(open_run(store.path).samples) == 4
+    assert not (store.path / LINES).exists()
+
+
+def test_text_that_is_no_utf8_does_not_cost_the_run(store, manifest, sample):
+    text = b"caf\xe9".decode("utf-8", "surrogateescape")
+    store.append_block([sample(value=None, status="failed", reason="garbage", detail=text)])
+    store.finish(manifest("process"))
+    assert open_run(store.path).samples["detail"].iloc[-1] == "caf?"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"value": float("nan")}, {"value": float("inf")}, {"value": None}, {"status": "failed"}],
+)
+def test_a_value_that_contradicts_its_status_is_refused(store, sample, words):
+    before = (store.path / LINES).read_bytes()
+    with pytest.raises(ValueError, match="does not go with status"):
+        store.append_block([sample(**words)])
+    assert (store.path / LINES).read_bytes() == before
+
+
 def test_invalid_blocks_are_to_be_done_again(store, sample):
     store.append_block([sample(block=9, value=None, status="invalid", reason="suspended", detail="slept")])
     assert ("startup", 9) not in store.finished_blocks()
 
 
 def test_a_truncated_table_falls_back_on_the_lines_and_says_so(store, manifest):
-    store.finish(manifest("process"))
+    store.finish(replace(manifest("process"), state="partial"))
     os.truncate(store.path / TABLE, 100)
     run = open_run(store.path)
     assert len(run.samples) == 3
     assert str(store.path / TABLE) in run.notes[0]
     (store.path / LINES).unlink()
-    with pytest.raises(StoreError, match=TABLE):
+    with pytest.raises(StoreError, match=TABLE) as caught:
         open_run(store.path)
+    assert "\n" not in str(caught.value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_flipped_bit_in_the_table_never_passes_for_a_measurement(finished, data):
+    path = finished / TABLE
+    whole = path.read_bytes()
+    good = open_run(finished).samples
+    place, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+    try:
+        assert open_run(finished).samples.equals(good)
+    except StoreError as error:
+        assert str(path) in str(error)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_foreign_table_is_refused(finished):
+    pq.write_table(pa.table({"value": [1.0]}), finished / TABLE)
+    with pytest.raises(StoreError, match="no column run_id"):
+        open_run(finished)
 
 
 @pytest.mark.parametrize(
@@ -157,5 +242,5 @@ except StoreError as error:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, manifest):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Not a directory"):
+    with pytest.raises(StoreError, match="file"):
         Store.create(tmp_path / "file", manifest("process"))
