@@ -66,7 +66,7 @@ def test_stored_data_equal_the_samples_and_the_run_s_own_export(suite, stored, t
     words = "(startup and ready) or (storage and read_1m_direct)"
     done = suite("-k", f"({words}) and not bwrap", f"--benchmark-json={tmp_path}/b.json")
     assert done.returncode == 0, done.stdout
-    assert "4 passed, 5 skipped" in done.stdout
+    assert "4 passed" in done.stdout
     assert "warning" not in done.stdout
     found = {item["name"]: item for item in json.loads((tmp_path / "b.json").read_text())["benchmarks"]}
     for backend, values in READY.items():
