@@ -89,7 +89,7 @@ def test_signals_that_the_launcher_ignores_or_blocks_are_usual_again(launch, bac
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
         with launch(backend) as running:
-            status = running.shell("grep -E '^Sig(Ign|Blk)' /proc/1/status").split()
+            status = running.shell("grep -E '^Sig(Ign|Blk)' /proc/self/status").split()
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
