@@ -197,9 +197,11 @@ def _report(arguments: argparse.Namespace) -> int:
         for run in arguments.runs:
             path = run_path(run, Path(arguments.parent))
             target = Path(arguments.out) if arguments.out else path / "report.html"
-            _write_report(_open(path), target)
+            opened = _open(path)
+            _write_report(opened, target)
             hand_back(target)
             print(f"report: {target}")
+            code = EXIT_FAILED if opened.lost_bytes else code
     except (StoreError, OSError) as error:
         raise Problem(_one_line(error)) from error
     return code

@@ -82,7 +82,7 @@ def dose_data(analysis: Analysis) -> Chart:
             f"trust-dose-{slug(f'{workload} {lane}')}",
             f"{sentence(workload)} · {lane_title(lane)}",
             lane_words(lane),
-            Axis("change of the value", "relative", log=False, reference=0.0),
+            Axis("change of the cost: time, bytes, or time per byte", "relative", log=False, reference=0.0),
             tuple(_dose_row(dose, _label(dose, doses)) for dose in doses),
         )
         for (lane, workload), doses in _groups(analysis.doses)

@@ -6,8 +6,8 @@
     residual    available - cgroup: what was spent outside the group, or freed in it meanwhile
 
 An instance is started and ended first (a VM: once a run), so that files in the page cache and slabs that stay are
-nobody's cost.  N is
-drawn anew for each block, the same for all its cells; PSS depends on it, since N instances share their pages.
+nobody's cost.  N is drawn anew for each block, the same for all its cells; PSS depends on it, since N instances share
+their pages.  Each instance has answered one request when it is weighed.
 
 `available` is the noisy one: MemAvailable is the host's, so whatever else allocates meanwhile is in it.  Both
 readings are taken after the same pause, with the per-CPU counters folded first (`/proc/sys/vm/stat_refresh`, root
@@ -173,9 +173,8 @@ class Memory:
         t_ns = time.monotonic_ns()
         count = instances_for(slot.medium, slot.site.run_id, slot.block)
         with slot.launch_all(count, accounting=True) as alive:
-            for live in alive:
-                if dose_bytes:
-                    live.channel.request("touch", str(dose_bytes), timeout_s=slot.timeout_s)
+            for live in alive:  # also of nothing: every instance has answered one request, dosed or not
+                live.channel.request("touch", str(dose_bytes), timeout_s=slot.timeout_s)
             ledgers = _weigh(alive, before, dose_bytes)
             for live in alive:
                 live.finish()
