@@ -88,7 +88,7 @@ def dose_data(analysis: Analysis) -> Chart:
         for (lane, workload), doses in _groups(analysis.doses)
     ]
     reading = (
-        "A known effect was put into a third copy: a delay, a longer loop, extra bytes, a throttled rate. The dark "
+        "A known effect was put into a third copy: a delay, a longer loop, extra bytes touched or moved. The dark "
         "tick is the effect put in, the diamond the effect found, its line the 95 % interval, which should "
         "hold the tick."
     )

@@ -59,12 +59,13 @@ def _system_calls(comparisons: Sequence[Comparison]) -> str | None:
     slower = [item for item in items if item.verdict == "slower"]
     if not items or len(same) + len(slower) == 0:
         return None
-    words = f"Of {len(items)} kinds of system call, {len(same)} cost the same in a container as in a bare process"
+    parts = [f"{len(same)} cost the same as in a bare process"] if same else []
     if slower:
         worst = max(slower, key=lambda item: item.ratio or 0.0)
-        words += f", {len(slower)} cost more, at most {worst.ratio:.3g} times ({worst.key.metric})"
+        parts.append(f"{len(slower)} cost more, at most {worst.ratio:.3g} times as much ({worst.key.metric})")
     rest = len(items) - len(same) - len(slower)
-    return f"{words}; for {rest} the data do not tell." if rest else f"{words}."
+    parts += [f"for {rest} the data do not tell"] if rest else []
+    return f"Of {len(items)} kinds of system call in a container, {', '.join(parts)}."
 
 
 def _machine_start(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> str | None:
