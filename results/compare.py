@@ -344,7 +344,7 @@ def _recoveries(by_key: Mapping[CellKey, Cell]) -> Iterator[Check]:
             name=f"{CONTROLLED_CHECK}: {key.workload}/{key.metric}",
             backend=key.backend,
             value=centre - 1,
-            bound=max(centre - ends.low, ends.high - centre),
+            bound=ends.high - centre if centre < 1 else centre - ends.low,
             passed=ends.low <= 1 <= ends.high,
             detail=f"{centre:.0%} of the injected effect recovered ({ends.low:.0%} to {ends.high:.0%}), "
             f"{shares.size} blocks",

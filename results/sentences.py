@@ -50,20 +50,22 @@ def _container_start(comparisons: Sequence[Comparison]) -> str | None:
 
 def _container_memory(comparisons: Sequence[Comparison]) -> str | None:
     added = _added(_find(comparisons, "container", "memory", "cgroup"))
-    return f"It adds {added} to the memory that the kernel charges." if added else None
+    return f"A container adds {added} to the memory that the kernel charges." if added else None
 
 
 def _system_calls(comparisons: Sequence[Comparison]) -> str | None:
     items = [item for item in comparisons if (item.key.backend, item.key.workload) == ("container", "syscalls")]
-    same = [item.key.metric for item in items if item.verdict == "equivalent"]
-    slower = [item for item in items if item.verdict == "slower"]
-    if not items or len(same) + len(slower) == 0:
+    same, slower, faster = (
+        [item for item in items if item.verdict == verdict] for verdict in ("equivalent", "slower", "faster")
+    )
+    rest = len(items) - len(same) - len(slower) - len(faster)
+    if rest == len(items):
         return None
     parts = [f"{len(same)} cost the same as in a bare process"] if same else []
     if slower:
         worst = max(slower, key=lambda item: item.ratio or 0.0)
         parts.append(f"{len(slower)} cost more, at most {worst.ratio:.3g} times as much ({worst.key.metric})")
-    rest = len(items) - len(same) - len(slower)
+    parts += [f"{len(faster)} cost less"] if faster else []
     parts += [f"for {rest} the data do not tell"] if rest else []
     return f"Of {len(items)} kinds of system call in a container, {', '.join(parts)}."
 
@@ -92,7 +94,9 @@ def _machine_memory(cells: Sequence[Cell]) -> str | None:
             assert cell.median is not None
             unit, scale = _unit("bytes", cell.median)
             spread = f"{cell.interval.low / scale:.3g} to {cell.interval.high / scale:.3g}"
-            return f"Its processes hold {cell.median / scale:.3g} {unit} ({spread}) of the host's memory."
+            held = f"{cell.median / scale:.3g} {unit} ({spread}) of the host's memory"
+            lane = "" if key.lane in COMPARABLE_LANES else f", in lane {key.lane}"
+            return f"A virtual machine's processes hold {held}{lane}."
     return None
 
 

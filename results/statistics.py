@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 MIN_BLOCKS_INTERVAL = 8
 MIN_BLOCKS_VERDICT = 20
+MIN_SHARING = 3
+"""Fewer values than this get no interval even with the spread of others."""
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
 POWER = 0.8
@@ -245,13 +247,14 @@ def summarise(values: Floats, *, margin: float | None = None, seed: int = 0) -> 
 
 
 def shared_spread_interval(own: Floats, residuals: Floats, groups: int, *, seed: int = 0) -> Interval | None:
-    """Interval of the median of few values (at least 2) whose spread is borrowed from all groups' `residuals`.
+    """Interval of the median of few values (at least 3) whose spread is borrowed from all groups' `residuals`.
 
     Residuals are departures from each group's own median, so they are widened by sqrt(n / (n - groups)).  None where
-    fewer than MIN_BLOCKS_INTERVAL residuals stand behind it.
+    fewer than MIN_BLOCKS_INTERVAL residuals stand behind it.  Simulated with groups of 3, 3, 2 to 7, 7, 6 normal and t3
+    values, it holds the true median in 95 to 97 %; for a group of 2 it would in 88 %.
     """
     n = residuals.size
-    if own.size < 2 or n < MIN_BLOCKS_INTERVAL or n <= groups:
+    if own.size < MIN_SHARING or n < MIN_BLOCKS_INTERVAL or n <= groups:
         return None
     widened = residuals * math.sqrt(n / (n - groups))
     spread = _percentiles(bootstrap_medians(widened, seed, effective=own.size))

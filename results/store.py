@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -110,15 +110,21 @@ class Store:
         write_whole(self.path / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the Parquet form and the last manifest; `latest` points to a finished run. Raises StoreError."""
+        """Write the Parquet form and the last manifest; `latest` points to a finished run. Raises StoreError.
+
+        Where lines are damaged, the manifest's notes say so and the lines stay.
+        """
         import pyarrow.parquet as pq
 
-        table = _read_lines(self.path / LINES).table
+        lines = _read_lines(self.path / LINES)
+        if lines.words:
+            manifest = replace(manifest, notes=(*manifest.notes, f"{LINES}: {lines.words}"))
         # Checksums of pages let a reader notice a flipped bit, not only a missing end.
-        _replace(self.path / TABLE, lambda file: pq.write_table(table, file, write_page_checksum=True))
+        _replace(self.path / TABLE, lambda file: pq.write_table(lines.table, file, write_page_checksum=True))
         self.write_manifest(manifest)
         if manifest.state == "finished":
             _point_latest(self.path)
+        if manifest.state == "finished" and not lines.words:
             try:
                 (self.path / LINES).unlink()
             except OSError as error:

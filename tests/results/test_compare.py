@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -198,3 +199,103 @@ def test_the_same_samples_give_the_same_analysis(analysed, series):
     assert analysed(series("process", 1e6), series("container", 3e6)) == analysed(
         series("process", 1e6), series("container", 3e6)
     )
+
+
+def test_no_equivalence_is_called_where_the_floor_is_above_the_margin(analysed, series):
+    steady = (series("process", 1e6, spread=0.001), series("container", 1e6, spread=0.001))
+    assert comparison(analysed(*steady), "container").verdict == "equivalent"
+    found = comparison(analysed(*steady, series("container", 1e6, spread=0.9, role="twin")), "container")
+    assert found.verdict == "inconclusive"
+    assert "above the margin" in found.note
+
+
+def test_the_margin_is_a_ratio(analysed, series):
+    """1.1025 is beyond 10 %, though its logarithm is below 0.1."""
+    found = comparison(
+        analysed(series("process", 1e6, spread=1e-4), series("container", 1.1025e6, spread=1e-4)), "container"
+    )
+    assert found.verdict == "slower"
+
+
+@pytest.mark.parametrize("figure", ["p_difference", "p_equivalence"])
+def test_p_values_are_adjusted_within_a_workload(analysed, series, figure):
+    """The smallest of four counts four times; another workload's tests are another family."""
+    centre = 1.5e6 if figure == "p_difference" else 1.0e6
+    process, ours = series("process", 1e6), series("container", centre)
+    noise = [series(name, 1.05e6, spread=0.5) for name in ("bwrap", "runc", "nspawn")]
+    storage = {"workload": "storage", "metric": "read_1m_direct"}
+    others = [series("process", 1e9, **storage), series("container", 1e9, **storage)]
+    alone = getattr(comparison(analysed(process, ours, *others), "container"), figure)
+    among = getattr(comparison(analysed(process, ours, *noise, *others), "container"), figure)
+    assert 0 < alone < 0.01
+    assert among == pytest.approx(4 * alone)
+
+
+def test_what_gets_no_verdict_gets_no_p_value_and_no_place_in_a_family(analysed, series):
+    process, ours = series("process", 1e6), series("container", 1.5e6)
+    emulated = series("vm", 2e9, lane="tcg")
+    analysis = analysed(process, ours, emulated)
+    found = comparison(analysis, "vm")
+    assert (found.p_difference, found.p_equivalence) == (None, None)
+    assert comparison(analysis, "container") == comparison(analysed(process, ours), "container")
+
+
+def test_figures_that_may_be_negative_get_a_difference_and_no_ratio(analysed, series):
+    words = {"workload": "memory", "metric": "available"}
+    found = comparison(analysed(series("process", 1e5, **words), series("container", 3e5, **words)), "container",
+                       "available")  # fmt: skip
+    assert (found.ratio, found.verdict) == (None, None)
+    assert found.difference == pytest.approx(2e5, rel=0.05)
+    assert found.difference_interval.low < 2e5 < found.difference_interval.high
+
+
+def test_only_the_baseline_s_subject_is_the_baseline(analysed, series):
+    twin = series("process", 9e6, role="twin")
+    found = comparison(analysed(series("process", 1e6), twin, series("container", 3e6)), "container")
+    assert found.ratio == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_the_floor_is_the_far_end_of_the_twin_s_interval(analysed, series, factor):
+    twin = series("container", factor * 1e6, role="twin")
+    (floor,) = analysed(series("process", 1e6), series("container", 1e6), twin).floors
+    assert floor.ratio == pytest.approx(factor, rel=0.05)
+    far = 1 / floor.interval.low if factor < 1 else floor.interval.high
+    assert floor.floor == pytest.approx(far - 1)
+
+
+def test_a_dose_of_few_blocks_borrows_the_spread_of_the_others(analysed, series, dose):
+    """As in a quick run: 20 blocks over three doses. Doses told as shares differ a little and are of one level."""
+    sizes = (0.1, 0.2, 0.5)
+    noise = {"blocks": 20, "spread": 0.01, "seed": 4}
+    subject = series("container", 1e6, **noise)
+    control = []
+    for block, one in enumerate(series("container", 1e6, role="control", **noise)):
+        size = sizes[block % 3] + (block // 3 % 3 - 1) * 0.001
+        control.append(replace(one, value=one.value * (1 + size), parameters=dose(size)))
+    doses = analysed(series("process", 1e6, blocks=20), subject, control).doses
+    assert [item.blocks for item in doses] == [7, 7, 6]
+    for item, size in zip(doses, sizes, strict=True):
+        assert item.injected == pytest.approx(size, abs=5e-4)
+        assert item.agrees
+        assert item.interval.high - item.interval.low < 0.06
+
+
+def test_a_positive_control_passes_just_where_it_lies_within_its_bound(analysed, series, dose):
+    for seed in range(6):
+        subject = series("container", 1e6, spread=0.05, seed=seed)
+        control = series("container", 1.1e6, spread=0.05, seed=seed, role="control", parameters=dose(0.2))
+        (check,) = analysed(series("process", 1e6), subject, control).checks
+        assert check.passed == (abs(check.value) <= check.bound)
+
+
+def test_only_subjects_are_cross_checked(analysed, series, sample):
+    words = {"workload": "checks", "metric": "linearity", "parameters": '{"of":"syscalls/stat"}'}
+    rows = [sample(value=0.001, **words), sample(value=0.5, role="control", **words)]
+    (check,) = analysed(series("process", 1e6), rows).checks
+    assert (check.value, check.passed) == (0.001, True)
+
+
+def test_rows_of_a_metric_that_this_version_does_not_know_are_left_alone(analysed, series, sample):
+    odd = [replace(sample(), workload="teleport", metric="latency")]
+    assert analysed(series("process", 1e6), odd).cells == analysed(series("process", 1e6)).cells

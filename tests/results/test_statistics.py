@@ -166,3 +166,40 @@ def test_ratio_interval_of_paired_figures():
     assert interval.low < ratio < interval.high
     with pytest.raises(ValueError, match="above zero"):
         rs.ratio_interval([0.0] * 8, [1.0] * 8)
+
+
+def test_a_p_value_is_two_sided_and_no_smaller_than_a_sign_test_s():
+    values = 1 + 0.1 * np.random.default_rng(18).uniform(-1, 1, 24)
+    assert rs.difference_p(values) == pytest.approx(rs.smallest_p(24))
+    assert rs.difference_p(np.zeros(24)) == 1.0
+
+
+@pytest.mark.parametrize("sizes", [(7, 7, 6), (3, 3, 2)])
+def test_a_spread_borrowed_from_other_groups_covers(sizes):
+    rng = np.random.default_rng(15)
+    held = 0
+    for _ in range(400):
+        groups = [rng.normal(0, 1, size) for size in sizes]
+        residuals = np.concatenate([group - np.median(group) for group in groups])
+        interval = rs.shared_spread_interval(groups[0], residuals, len(groups))
+        held += interval.low <= 0 <= interval.high
+    assert 0.92 <= held / 400 <= 0.985
+    assert rs.shared_spread_interval(np.zeros(2), residuals, len(groups)) is None
+
+
+def test_an_offset_of_a_block_drops_out_of_a_slope_within_blocks():
+    rng = np.random.default_rng(16)
+    blocks, n = np.repeat(np.arange(12), 2), np.tile([4.0, 20.0], 12)
+    falls = 1000 * n + 1e6 * rng.normal(0, 1, 12)[blocks] + rng.normal(0, 50, 24)
+    slope = rs.slope(blocks, n, falls)
+    assert slope.interval.low < 1000 < slope.interval.high
+    assert slope.interval.high - slope.interval.low < 20
+
+
+def test_a_slope_over_many_points_is_the_slope_still():
+    rng = np.random.default_rng(17)
+    blocks = np.arange(20_000)
+    n = rng.choice([4.0, 8, 12, 16, 20], 20_000)
+    slope = rs.slope(blocks, n, 1000 * n + rng.normal(0, 2000, 20_000))
+    assert slope.interval.low < 1000 < slope.interval.high
+    assert slope.slope == pytest.approx(1000, rel=0.05)

@@ -244,3 +244,65 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, manifest):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
         Store.create(tmp_path / "file", manifest("process"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB, really full when it is full."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tare-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.root
+def test_blocks_finished_before_the_disk_was_full_stay_readable(small_disk, manifest, series):
+    store = Store.create(small_disk, manifest("process"))
+    whole = 0
+
+    def fill():
+        nonlocal whole
+        while True:
+            store.append_block(series("process", 1e6, blocks=10))
+            whole += 1
+
+    with pytest.raises(StoreError, match="No space left on device: free space there") as caught:
+        fill()
+    assert str(store.path / LINES) in str(caught.value)
+    with pytest.raises(StoreError, match=TABLE):
+        store.finish(manifest("process"))
+    with pytest.raises(StoreError, match=MANIFEST):
+        store.write_manifest(replace(manifest("process"), notes=("x" * 10_000,)))
+    run = open_run(store.path)
+    assert whole > 5
+    assert (len(run.samples), run.notes, run.manifest.notes) == (10 * whole, (), ())
+    assert {file.name for file in store.path.iterdir()} == {LINES, MANIFEST, "logs"}
+
+
+@pytest.mark.root
+def test_a_read_only_disk_is_one_line_and_can_be_read(small_disk, manifest, series):
+    store = Store.create(small_disk, manifest("process"))
+    store.append_block(series("process", 1e6, blocks=3))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for attempt in (
+        lambda: store.append_block(series("process", 1e6, blocks=3)),
+        lambda: store.finish(manifest("process")),
+        lambda: Store.create(small_disk / "more", manifest("process")),
+        lambda: Store.reopen(store.path),
+    ):
+        with pytest.raises(StoreError, match="Read-only file system: give another place with --out"):
+            attempt()
+    assert len(open_run(store.path).samples) == 3
+
+
+def test_a_loss_is_told_in_the_manifest_and_the_lines_stay_for_who_wants_to_look(store, manifest):
+    whole = (store.path / LINES).read_bytes().split(b"\n")
+    (store.path / LINES).write_bytes(b"\n".join([whole[0], whole[1][:-9], *whole[2:]]))
+    store.finish(manifest("process"))
+    run = open_run(store.path)
+    assert len(run.samples) == 2
+    assert "1 damaged lines" in run.manifest.notes[0]
+    assert (store.path / LINES).exists()
