@@ -171,13 +171,15 @@ def build_disk(source_dir: Path, target: Path, size_bytes: int) -> None:
     if program is None:
         raise Unsupported("not_installed", "mke2fs is missing, disk images need it; install the package e2fsprogs")
     with target.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size_bytes)
+        file.truncate(size_bytes)
     options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0"
     try:
         _run([program, "-q", "-F", "-t", "ext4", "-m", "0", "-E", options, "-d", str(source_dir), str(target)])
     except Unsupported:
         target.unlink()
         raise
+    with target.open("r+b") as file:  # only now: mke2fs gives back what it need not write
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
 
 
 # The kernel package

@@ -22,9 +22,9 @@ from isolation.api import Exit
 _PR_SET_CHILD_SUBREAPER = 36
 _QEMU = "qemu"
 """What the name of the program begins with, on every distribution."""
-_AGAIN_S = 0.02
-"""libvirt waits for its own children at once; no event tells when it has."""
 _FOREVER_S = 3600.0
+_DEAF_S = 0.02
+"""Between looks in a process whose older threads do not block SIGCHLD, and so may swallow it (not a launcher)."""
 
 
 class Reaper:
@@ -40,6 +40,7 @@ class Reaper:
         self._changed = threading.Condition()
         self._closing = False
         self._users = 0
+        self._patience_s = _FOREVER_S if len(os.listdir("/proc/self/task")) == 1 else _DEAF_S
         _set_child_subreaper(1)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -74,36 +75,28 @@ class Reaper:
         _set_child_subreaper(0)
 
     def _run(self) -> None:
-        obscured = False
         while not self._closing:
-            # Ends at the same time come as one signal, which names one of them; so ask for others as well.
-            ended = signal.sigtimedwait({signal.SIGCHLD}, _AGAIN_S if obscured else _FOREVER_S)
-            if ended is not None and ended.si_pid:
-                self._take(ended.si_pid)
-            obscured = self._take_all()
+            # Ends at the same time come as one signal, which names one of them: it only says that it is time to look.
+            signal.sigtimedwait({signal.SIGCHLD}, self._patience_s)
+            for pid in _children():
+                self._take(pid)
 
-    def _take_all(self) -> bool:
-        """Reap the daemons that have ended; True where a child of libvirt's stands before others that we cannot see."""
-        while (first := _first_ended()) is not None:
-            if not self._take(first):
-                return True
-        return False
-
-    def _take(self, pid: int) -> bool:
+    def _take(self, pid: int) -> None:
         """Reap `pid` if it is a daemon that has ended."""
         try:
             name, state, session, began = _stat(pid)
         except (FileNotFoundError, ProcessLookupError):
-            return False  # libvirt waited for it meanwhile
+            return  # libvirt waited for it meanwhile
         if state != "Z" or session == self._session or not name.startswith(_QEMU):
-            return False
-        _, status, usage = os.wait4(pid, os.WNOHANG)
+            return
+        taken, status, usage = os.wait4(pid, os.WNOHANG)
+        if not taken:
+            return  # its first thread has ended and others have not: the kernel will tell
         code = os.waitstatus_to_exitcode(status)
         cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
         with self._changed:
             self._ended[pid, began] = Exit(code if code >= 0 else None, -code if code < 0 else None, cpu_ns)
             self._changed.notify_all()
-        return True
 
 
 def start_ticks(pid: int) -> int:
@@ -118,13 +111,10 @@ def _stat(pid: int) -> tuple[str, str, int, int]:
     return before.partition("(")[2], fields[0], int(fields[3]), int(fields[19])
 
 
-def _first_ended() -> int | None:
-    """The first child that has ended and waits to be reaped; it is left as it is."""
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return found.si_pid if found else None
+def _children() -> list[int]:
+    """Children of all our threads, ended ones too (proc(5), /proc/pid/task/tid/children)."""
+    tasks = Path("/proc/self/task")
+    return [int(pid) for task in os.listdir(tasks) for pid in (tasks / task / "children").read_text().split()]
 
 
 def _set_child_subreaper(value: int) -> None:
