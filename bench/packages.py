@@ -26,8 +26,8 @@ MEASURE = (
     "libvirt-daemon-driver-qemu", "e2fsprogs", "zstd",
 )  # fmt: skip
 """The root filesystem, the load generator and the runtimes. libvirt comes as a driver library, without a daemon."""
-BROWSER = ("chromium", "fonts-dejavu-core")
-"""What the report's tests open it in."""
+TESTING = ("chromium", "fonts-dejavu-core", "strace")
+"""What the report's tests open it in, and what shows a test the payload's first system calls."""
 
 RELEASES: Mapping[str, Mapping[str, str | None]] = {
     "debian 12": {},
@@ -87,7 +87,7 @@ def wanted(purpose: Purpose, system: str, python: str | None) -> tuple[str, ...]
     if purpose in ("bench", "tests"):
         names += MEASURE
     if purpose == "tests":
-        names += BROWSER
+        names += TESTING
     renamed = RELEASES.get(system, {})
     return tuple(name for name in (renamed.get(name, name) for name in names) if name)
 
