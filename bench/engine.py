@@ -15,7 +15,7 @@ from bench.payload.protocol import ProtocolError
 from bench.plan import CONTROLLED, Cell, Plan
 from bench.slot import Slot
 from bench.workloads import WORKLOADS
-from bench.workloads.base import Reading, Workload
+from bench.workloads.base import Reading
 from isolation.api import IsolationError, Site, Unsupported
 from isolation.container.profile import BACKENDS as PROFILES
 from isolation.messages import Words
@@ -180,9 +180,8 @@ def workload_folder(site: Site, workload: str) -> str:
     return os.path.join(site.scratch, f"workload-{workload}")
 
 
-def prepare_workloads(names: Sequence[str], site: Site) -> tuple[dict[str, Workload], dict[str, Missing]]:
-    """Let each workload make its shared files. Returns those that can run, and why the others cannot."""
-    able: dict[str, Workload] = {}
+def prepare_workloads(names: Sequence[str], site: Site) -> dict[str, Missing]:
+    """Let each workload make its shared files. Returns why some cannot run here."""
     missing: dict[str, Missing] = {}
     for name in names:
         workload = WORKLOADS[name]
@@ -194,11 +193,9 @@ def prepare_workloads(names: Sequence[str], site: Site) -> tuple[dict[str, Workl
                 workload.prepare(folder, site)
             except Unsupported as error:
                 lacking = (error.reason, error.detail)
-        if lacking is None:
-            able[name] = workload
-        else:
+        if lacking is not None:
             missing[name] = Missing(*lacking)
-    return able, missing
+    return missing
 
 
 def _pilot(bench: Bench, numbers: count[int]) -> tuple[dict[str, dict[str, float]], list[str]]:

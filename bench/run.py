@@ -194,7 +194,7 @@ def _prepare(plan: Plan, site: Site, fleet: Fleet, logs: str) -> _Ready:
         if not availability.available:
             missing[name] = Missing(availability.reason or "unknown", availability.detail or "no reason given")
         found[name] = availability
-    _, missing_workloads = engine.prepare_workloads(plan.workloads, site)
+    missing_workloads = engine.prepare_workloads(plan.workloads, site)
     lanes = {name: item.lane or _usual_lane(name) for name, item in found.items()}
     bench = Bench(plan, site, fleet, words, lanes, missing, missing_workloads, logs)
     records = tuple(_record(bench, availability) for availability in found.values())
