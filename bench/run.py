@@ -100,10 +100,10 @@ def measure(plan: Plan, parent: Path, progress: Progress, *, resume: Path | None
         stack.callback(remove, journal)
         for folder in (site.scratch, site.runtime):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-        store = Store.reopen(resume) if resume else Store.create(parent, _manifest(run_id, plan))
+        manifest = _manifest(run_id, plan)
+        store = Store.reopen(resume) if resume else Store.create(parent, manifest)
         done = store.finished_blocks() if resume else frozenset()
         fleet = stack.enter_context(Fleet(_backends(plan), environment={LABEL: run_id}))
-        manifest = _manifest(run_id, plan)
         interrupted = None
         unavailable: tuple[Availability, ...] = ()
         failed = 0

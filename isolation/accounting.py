@@ -7,8 +7,6 @@ born there, from its first page on; a backend with groups of its own makes them 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from isolation.api import Limits
@@ -35,11 +33,6 @@ class Accounting:
     def payload(self) -> str:
         """Where a backend that limits puts its own group."""
         return f"{self.group}/payload"
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        with self.tool.joined():
-            yield
 
     def end(self) -> None:
         """Remove the group with all below it, once the instance is gone."""

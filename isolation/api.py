@@ -15,9 +15,13 @@ Standard library only; imports nothing of ours.  All times are host CLOCK_MONOTO
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import resource
 
 Lane = Literal["native", "kvm", "nested", "tcg", "ptrace", "systrap"]
 Medium = Literal["directory", "disk"]
@@ -134,6 +138,13 @@ class Exit:
     code: int | None
     signal: int | None
     cpu_ns: int | None = None
+
+    @classmethod
+    def of(cls, status: int, usage: resource.struct_rusage) -> Exit:
+        """What wait4(2) told of an ended child."""
+        code = os.waitstatus_to_exitcode(status)
+        cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
+        return cls(code if code >= 0 else None, -code if code < 0 else None, cpu_ns)
 
 
 class Instance(Protocol):

@@ -160,7 +160,7 @@ class Server:
         spec = dataclasses.replace(spec, cgroup=account.payload if account else group)
         log_start = _size(spec.log)
         try:
-            with account.inside() if account else contextlib.nullcontext():
+            with account.tool.joined() if account else contextlib.nullcontext():
                 instance = self._backends[name].start(spec)
         except IsolationError:
             if account:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isolation.api import Finished, Launched, Site, Spec
+from isolation.api import Site, Spec
 
 PACKET_BYTES = 1 << 20
 MAX_DESCRIPTORS = 253
@@ -99,7 +99,6 @@ class Reply:
 
 
 Message = Load | Probe | Prepare | Launch | Finish | Tool | Describe
-Answer = Launched | Finished | Words | int | None | tuple[Any, ...]
 
 
 def send(sock: socket.socket, value: object, descriptors: Sequence[int] = ()) -> None:

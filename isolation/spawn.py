@@ -35,9 +35,7 @@ class SpawnedInstance:
 
     def reap(self) -> Exit:
         _, status, usage = os.wait4(self.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
-        return Exit(code if code >= 0 else None, -code if code < 0 else None, cpu_ns)
+        return Exit.of(status, usage)
 
     def kill(self) -> None:
         for pid in reversed(self.processes()):

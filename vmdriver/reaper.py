@@ -92,10 +92,8 @@ class Reaper:
         taken, status, usage = os.wait4(pid, os.WNOHANG)
         if not taken:
             return  # its first thread has ended and others have not: the kernel will tell
-        code = os.waitstatus_to_exitcode(status)
-        cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
         with self._changed:
-            self._ended[pid, began] = Exit(code if code >= 0 else None, -code if code < 0 else None, cpu_ns)
+            self._ended[pid, began] = Exit.of(status, usage)
             self._changed.notify_all()
 
 

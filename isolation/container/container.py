@@ -52,9 +52,7 @@ class ContainerInstance:
     def reap(self) -> Exit:
         """The pid cannot have been given to anybody else: nobody but us collects our child."""
         _, status, usage = os.wait4(self.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
-        return Exit(code if code >= 0 else None, -code if code < 0 else None, cpu_ns)
+        return Exit.of(status, usage)
 
     def kill(self) -> None:
         """Its first process is PID 1 of its namespace: the kernel ends all others with it (pid_namespaces 7)."""
